@@ -1,0 +1,45 @@
+# One command each is the whole set-up: every target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PROMPT ?= a red house and a pine tree near a mountain at sunset
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test parity lint bench clean
+
+demo: $(VENV)/.installed            ## a prompt in, demo.png out
+	$(BIN)/python -m kerasdiff.demo.checkpoint build/demo
+	$(BIN)/kerasdiff "$(PROMPT)" --model build/demo --seed 1 -o demo.png
+
+test: $(VENV)/.installed-test       ## everything that needs no PyTorch
+	$(BIN)/python -m pytest tests --ignore tests/parity
+
+parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.installed-parity
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build demo.png
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+# PyTorch first and pinned, so that the small CPU build is taken where one lies at hand.
+$(VENV)/.installed-parity: setup.cfg | $(VENV)/.installed-test
+	$(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q -e ".[parity]"
+	touch $@
+
+$(VENV)/.installed-%: setup.cfg | $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e ".[$*]"
+	touch $@

@@ -1,0 +1,28 @@
+"""Stable Diffusion for Keras 3 and TensorFlow.
+
+Names are imported when first used, so that `import kerasdiff` is quick and loads no framework.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "StableDiffusion": "stable_diffusion",
+    "TextEncoder": "text_encoder",
+    "ImageEncoder": "image_encoder",
+    "Decoder": "decoder",
+    "DiffusionModel": "diffusion_model",
+    "SimpleTokenizer": "clip_tokenizer",
+    "NoiseScheduler": "noise_scheduler",
+    "MemoryEfficientAttention": "attention",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kerasdiff' has no attribute {name!r}")
+    return getattr(import_module(f"kerasdiff.{_HOMES[name]}"), name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,91 @@
+"""The only file that knows TensorFlow from JAX: it compiles pure functions over a model's weights.
+
+Weights are arguments of a compiled program, never constants in it: assign a variable and the next
+call sees the new value, without a new trace, on every backend.
+"""
+
+import keras
+
+# Whether XLA is worth its compilation, per (device, compute dtype); measured by
+# benchmarks/jit_compile.py. A device or dtype that is not listed is compiled.
+_COMPILE = {("cpu", "float32"): True, ("cpu", "bfloat16"): False, ("cpu", "float16"): False}
+
+
+class Program:
+    """A function over tensors and a model's weights, compiled once for each set of shapes.
+
+    Args:
+        function: takes and returns nested structures of tensors and calls `model`; it must be pure.
+        model: the `keras.Model` (or list of models) whose variables `function` reads.
+        jit_compile: `True` compiles with XLA, `False` does not (TensorFlow: a graph; JAX: op by
+            op), `"auto"` follows a measured table for the device and the model's compute dtype.
+
+    Attributes:
+        traces: how many times `function` has been traced; a steady count means that nothing is
+            compiled again.
+    """
+
+    def __init__(self, function, model, jit_compile="auto"):
+        models = model if isinstance(model, list) else [model]
+        self.traces = 0
+        self._function = function
+        self._variables = [variable for each in models for variable in each.variables]
+        self.jit_compile = resolve_jit_compile(jit_compile, models[0].compute_dtype)
+        self._compiled = _COMPILERS.get(keras.backend.backend(), _run_as_it_is)(self)
+
+    def __call__(self, *inputs):
+        """Runs on nested structures of arrays or tensors; Python numbers become tensors."""
+        return self._compiled(*keras.tree.map_structure(keras.ops.convert_to_tensor, inputs))
+
+    def trace(self, *inputs):
+        self.traces += 1
+        return self._function(*inputs)
+
+
+def resolve_jit_compile(jit_compile, dtype):
+    """`True`, `False`, or what the table says for `"auto"` on this device in `dtype`."""
+    if jit_compile == "auto":
+        return _COMPILE.get((device(), dtype), True)
+    if jit_compile not in (True, False):
+        raise ValueError(f'`jit_compile` must be True, False or "auto", not {jit_compile!r}')
+    return bool(jit_compile)
+
+
+def device():
+    """Kind of the device that programs run on: `"cpu"`, `"gpu"` or `"tpu"`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return next((kind.lower() for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "cpu")
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend()
+    return "cpu"
+
+
+def _compile_with_tensorflow(program):
+    import tensorflow as tf
+
+    # Captured tf.Variables are resource handles: read anew at each call, never folded in.
+    return tf.function(program.trace, jit_compile=program.jit_compile, autograph=False)
+
+
+def _compile_with_jax(program):
+    import jax
+
+    variables = program._variables
+
+    def pure(weights, *inputs):
+        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            return program.trace(*inputs)
+
+    compiled = jax.jit(pure) if program.jit_compile else pure
+    return lambda *inputs: compiled([variable.value for variable in variables], *inputs)
+
+
+def _run_as_it_is(program):
+    return program.trace
+
+
+_COMPILERS = {"tensorflow": _compile_with_tensorflow, "jax": _compile_with_jax}

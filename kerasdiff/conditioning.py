@@ -1,0 +1,93 @@
+"""Prompts become what the UNet is steered by: hidden states, pooled vectors and size numbers.
+
+Text encoders as in Stable Diffusion 1 and 2 (one CLIP text tower) and SDXL (two, arXiv 2307.01952,
+section 2.1: contexts side by side, the second's pooled vector, and six size numbers, section 2.2).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from kerasdiff.diffusion_model import timestep_embedding
+
+
+class Conditioning(NamedTuple):
+    """What a text becomes.
+
+    Attributes:
+        context: hidden states of the text encoders, (B, T, context_dim) float32.
+        pooled: pooled and projected text, (B, P) float32, or None where the family has none.
+    """
+
+    context: np.ndarray
+    pooled: np.ndarray | None = None
+
+
+def encode(encoders, tokenizers, prompts):
+    """Conditioning of a list of texts.
+
+    Args:
+        encoders: callables {"tokens", "positions"} -> context, or {"context", "pooled"}.
+        tokenizers: a `SimpleTokenizer` for each encoder.
+        prompts: a list of B strings, at most 75 tokens each.
+
+    Raises:
+        ValueError: a prompt is too long; it says how many tokens there were.
+    """
+    contexts, pooled = [], None
+    for encoder, tokenizer in zip(encoders, tokenizers, strict=True):
+        tokens = np.stack([tokenizer.pack(prompt) for prompt in prompts])  # (B, T)
+        positions = np.arange(tokens.shape[1], dtype="int32")[None]  # (1, T)
+        output = encoder({"tokens": tokens, "positions": positions})
+        if isinstance(output, dict):
+            output, pooled = output["context"], output["pooled"]
+        contexts.append(to_numpy(output))
+    context = np.concatenate(contexts, axis=-1)
+    return Conditioning(context, None if pooled is None else to_numpy(pooled))
+
+
+def zeros_like(conditioning):
+    """The conditioning of no text at all, SDXL's default negative."""
+    return Conditioning(*(None if part is None else np.zeros_like(part) for part in conditioning))
+
+
+def repeat(conditioning, batch_size):
+    """Each row `batch_size` times, copies next to each other."""
+    return Conditioning(
+        *(None if part is None else np.repeat(part, batch_size, axis=0) for part in conditioning)
+    )
+
+
+def network_inputs(config, positive, negative, guidance_scale, height, width):
+    """The denoiser's tensors by name, negative rows before positive ones.
+
+    Args:
+        config: a `DiffusionModelConfig`.
+        positive: `Conditioning` of B rows.
+        negative: the same, or None without guidance.
+        guidance_scale: what a distilled network's guidance embedding is made from.
+        height, width: of the picture, in pixels: SDXL's original and target size; no crop.
+
+    Returns:
+        dict of float32 arrays: `context` and, where the network has them, `added_embedding` and
+        `guidance_embedding`.
+    """
+    sides = [positive] if negative is None else [negative, positive]
+    inputs = {"context": np.concatenate([side.context for side in sides])}
+    count = len(inputs["context"])
+    if config.added_embed_dim:
+        numbers = np.array([height, width, 0, 0, height, width], "float32")
+        sizes = to_numpy(timestep_embedding(numbers, config.size_embed_dim)).reshape(1, -1)
+        pooled = np.concatenate([side.pooled for side in sides])
+        inputs["added_embedding"] = np.concatenate([pooled, sizes.repeat(count, axis=0)], axis=-1)
+    if config.time_cond_dim:
+        scale = np.full((count,), 1000.0 * (guidance_scale - 1.0), "float32")
+        embedding = timestep_embedding(scale, config.time_cond_dim, False, 1.0)
+        inputs["guidance_embedding"] = to_numpy(embedding)
+    return inputs
+
+
+def to_numpy(tensor):
+    """A tensor of any float dtype as a float32 array."""
+    return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")))

@@ -1,0 +1,204 @@
+"""Pictures at the edge: PIL images and arrays to [-1, 1] and back, masks, PNG files.
+
+Resizing and rounding follow diffusers' image processor, so that the same file gives the same
+numbers. `parameters` text chunks follow the form that Stable Diffusion web UIs write and read.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+MAX_PIXELS = 1 << 26
+"""Files with more pixels than this (67 million) are refused before they are decoded."""
+
+
+def read(path):
+    """Opens a picture file, upright.
+
+    Raises:
+        ValueError: it is missing, no picture, damaged, or larger than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
+                )
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: not a picture that Pillow can read") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except (OSError, SyntaxError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: cannot be read as a picture: {reason}") from None
+
+
+def size_of(image):
+    """(height, width) of a picture given as PIL image, path or array."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    if isinstance(image, (str, Path)):
+        return size_of(read(image))
+    shape = np.shape(image)
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"`image` must have shape (H, W, 3) or (B, H, W, 3), not {shape}")
+    return shape[:2] if len(shape) < 4 else shape[1:3]
+
+
+def to_float(image, height, width):
+    """A picture, or a batch of them, as the image encoder takes it.
+
+    Args:
+        image: a PIL image, a path, a uint8 array in 0..255 or a float array in [0, 1], of shape
+            (H, W, 3) or (B, H, W, 3); or a list of such pictures.
+        height, width: wanted size in pixels; other sizes are resized (Lanczos), uint8 ones only.
+
+    Returns:
+        (B, height, width, 3) float32 in [-1, 1].
+    """
+    if isinstance(image, (list, tuple)):
+        if not image:
+            raise ValueError("`image` is an empty list; at least one picture is needed")
+        return np.concatenate([to_float(each, height, width) for each in image])
+    if isinstance(image, (str, Path)):
+        image = read(image)
+    if isinstance(image, Image.Image):
+        image = _resized(image.convert("RGB"), height, width)
+        return _spread(np.asarray(image, "float32")[None] / 255.0)
+    array = np.asarray(image)
+    if array.ndim == 4:
+        return to_float(list(array), height, width)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(
+            f"`image` must have shape (H, W, 3) or (B, H, W, 3), not {array.shape}"
+        )
+    if array.dtype == np.uint8:
+        return to_float(Image.fromarray(array), height, width)
+    return _spread(_unit_range(array, "image", height, width)[None])
+
+
+def to_mask(mask, height, width):
+    """A mask as 0.0 (keep) and 1.0 (paint anew), cut at one half.
+
+    Args:
+        mask: a greyscale PIL image, a path, or an array (H, W) or (H, W, 1), uint8 or in [0, 1].
+        height, width: wanted size in pixels.
+
+    Returns:
+        (1, height, width, 1) float32.
+
+    Raises:
+        ValueError: it has colours: then it is a picture, not a mask.
+    """
+    if isinstance(mask, (str, Path)):
+        mask = read(mask)
+    if isinstance(mask, Image.Image):
+        colours = np.asarray(mask.convert("RGB"), "int16")
+        if np.abs(colours - colours[..., :1]).max() > 2:
+            raise ValueError(
+                "`mask` has colours; a mask is black (keep), white (paint anew) or grey. "
+                "Were the picture and the mask exchanged?"
+            )
+        grey = np.asarray(_resized(mask.convert("L"), height, width), "float32") / 255.0
+        return (grey >= 0.5).astype("float32")[None, ..., None]
+    array = np.asarray(mask)
+    if array.ndim == 3 and array.shape[-1] == 3:
+        return to_mask(Image.fromarray(_as_uint8(array)), height, width)
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.ndim != 2:
+        raise ValueError(f"`mask` must have shape (H, W) or (H, W, 1), not {np.shape(mask)}")
+    if array.dtype == bool:
+        array = array.astype("float32")
+    if array.dtype == np.uint8:
+        return to_mask(Image.fromarray(array), height, width)
+    array = _unit_range(array, "mask", height, width)
+    return (array >= 0.5).astype("float32")[None, ..., None]
+
+
+def to_uint8(decoded):
+    """The decoder's output, floats around [-1, 1], as uint8 pictures of the same shape."""
+    unit = np.clip(np.asarray(decoded, "float32") * 0.5 + 0.5, 0.0, 1.0)
+    return np.round(unit * 255.0).astype("uint8")
+
+
+def save_png(path, image, parameters=None):
+    """Writes a uint8 picture (H, W, 3); the file appears whole or not at all.
+
+    Args:
+        path: of the file; its folder must exist.
+        parameters: text for the `parameters` chunk, see `parameters_text`.
+
+    Raises:
+        OSError: the place cannot be written to; nothing is left behind.
+    """
+    info = PngImagePlugin.PngInfo()
+    if parameters:
+        info.add_itxt("parameters", parameters) if not parameters.isascii() else info.add_text(
+            "parameters", parameters
+        )
+    path = Path(path)
+    handle, beside = tempfile.mkstemp(suffix=".png", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            Image.fromarray(image).save(file, format="PNG", pnginfo=info)
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def parameters_text(prompt, negative_prompt=None, **settings):
+    """How a picture was made, as web UIs write it: prompt, negative prompt, one line of settings.
+
+    Args:
+        settings: by the names that are written, such as `Steps=20` or `CFG scale=7.5`.
+    """
+    lines = [prompt]
+    if negative_prompt:
+        lines.append(f"Negative prompt: {negative_prompt}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _quoted(value):
+    text = str(value)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if set(text) & set(',:"\n') else text
+
+
+def _resized(image, height, width):
+    if (image.height, image.width) == (height, width):
+        return image
+    return image.resize((width, height), resample=Image.Resampling.LANCZOS)
+
+
+def _unit_range(array, name, height, width):
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"`{name}` must be uint8 or float, not {array.dtype}")
+    if array.shape[:2] != (height, width):
+        raise ValueError(
+            f"`{name}` is {array.shape[0]}x{array.shape[1]} and {height}x{width} is wanted; "
+            "only uint8 arrays and PIL images are resized"
+        )
+    if not (np.isfinite(array).all() and array.min() >= 0.0 and array.max() <= 1.0):
+        raise ValueError(f"`{name}` as floats must lie in [0, 1]")
+    return array.astype("float32")
+
+
+def _as_uint8(array):
+    return array if array.dtype == np.uint8 else np.round(np.clip(array, 0, 1) * 255).astype("uint8")
+
+
+def _spread(unit):
+    return 2.0 * unit - 1.0
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

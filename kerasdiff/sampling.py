@@ -1,0 +1,122 @@
+"""One row of a sampler's table, and the loop over rows, as pure functions of tensors.
+
+The table, the first and the last row, the noise and the state carried from row to row all come in
+as tensors: one compiled program serves every sampler, number of steps and strength, and a run can
+be cut after any row and continued elsewhere, bit for bit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from kerasdiff.denoiser import denoise
+from kerasdiff.samplers import COLUMNS
+
+MAX_ROWS = 2048
+"""Tables are padded with zero rows to this length, so that all have one shape."""
+
+NOISE_BUCKET = 64
+"""Noise is padded to a multiple of this many slots; no noise at all takes one slot."""
+
+_AT = {name: index for index, name in enumerate(COLUMNS)}
+
+
+class Carry(NamedTuple):
+    """What goes from row to row; each array float32.
+
+    Attributes:
+        x: the current noisy latents, (B, h, w, C).
+        raw: the same as the sampler left them, before inpainting blended in the known part.
+        past_x: the three x before, newest first, (3, B, h, w, C).
+        past_d: the three denoised latents before, newest first, (3, B, h, w, C); the first is the
+            latest estimate of the picture.
+    """
+
+    x: object
+    raw: object
+    past_x: object
+    past_d: object
+
+
+def begin(x):
+    """The carry before the first row, from starting latents (B, h, w, C)."""
+    x = np.asarray(x, "float32")
+    past = np.zeros((3, *x.shape), "float32")
+    return Carry(x, x, past, past)
+
+
+def pad_rows(table, guidance_scale):
+    """A table's rows as (MAX_ROWS, columns) float32 with the guidance scale filled in."""
+    count = len(table.rows)
+    if count > MAX_ROWS:
+        raise ValueError(f"the sampler's table has {count} rows; at most {MAX_ROWS} are supported")
+    rows = np.zeros((MAX_ROWS, len(COLUMNS)), "float32")
+    rows[:count] = table.rows
+    rows[:count, _AT["guidance"]] = guidance_scale
+    return rows
+
+
+def pad_noise(noise, shape):
+    """Per-step noise, a list of (B, h, w, C), as one array (slots, B, h, w, C) float32."""
+    slots = -(-len(noise) // NOISE_BUCKET) * NOISE_BUCKET or 1
+    padded = np.zeros((slots, *shape), "float32")
+    for slot, draw in enumerate(noise):
+        padded[slot] = draw
+    return padded
+
+
+def step(model, row, carry, noise, inputs, mode):
+    """One row of the table: a call of the network and a weighted sum.
+
+    Args:
+        model: a `DiffusionModel`.
+        row: (columns,) float32, see `samplers.COLUMNS`.
+        carry: a `Carry`.
+        noise: (slots, B, h, w, C) float32.
+        inputs: as `denoiser.denoise` takes them; for inpainting also `mask` (B, h, w, 1), 1 where
+            the picture is new, `known` (clean latents) and `known_noise`, both (B, h, w, C).
+        mode: guidance mode of `denoiser.denoise`.
+
+    Returns:
+        The next `Carry`. Differentiable, and so is a fixed-length Python loop over it.
+    """
+    value = {name: row[index] for name, index in _AT.items()}
+    x = carry.x
+    scalings = (value["c_in"], value["c_skip"], value["c_out"], value["timestep"])
+    d = denoise(model, x, scalings, value["guidance"], inputs, mode)
+
+    fresh = ops.take(noise, ops.cast(value["noise_slot"], "int32"), axis=0)
+    raw = value["x0"] * x + value["raw"] * carry.raw + value["d0"] * d
+    raw = raw + value["noise_weight"] * fresh
+    for age in (1, 2, 3):
+        raw = raw + value[f"x{age}"] * carry.past_x[age - 1]
+        raw = raw + value[f"d{age}"] * carry.past_d[age - 1]
+
+    edited = raw
+    if "mask" in inputs:
+        known = value["signal"] * inputs["known"] + value["noise"] * inputs["known_noise"]
+        edited = (1.0 - inputs["mask"]) * known + inputs["mask"] * raw
+    return Carry(edited, raw, _push(x, carry.past_x), _push(d, carry.past_d))
+
+
+def loop(model, rows, start, stop, carry, noise, inputs, mode):
+    """Rows `start` to `stop` (int32 scalars) of the table, as one loop on the device."""
+    names = sorted(inputs)
+
+    def more(index, stop, *_):
+        return index < stop
+
+    # The body closes over no tensor: OpenVINO's loop hands over its loop variables alone.
+    def body(index, stop, rows, noise, x, raw, past_x, past_d, *values):
+        carry = Carry(x, raw, past_x, past_d)
+        row = ops.take(rows, index, axis=0)
+        carry = step(model, row, carry, noise, dict(zip(names, values, strict=True)), mode)
+        return (index + 1, stop, rows, noise, *carry, *values)
+
+    state = (start, stop, rows, noise, *carry, *(inputs[name] for name in names))
+    return Carry(*ops.while_loop(more, body, state)[4:8])
+
+
+def _push(newest, past):
+    return ops.concatenate([newest[None], past[:2]], axis=0)  # (3, B, h, w, C)
