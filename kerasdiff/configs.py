@@ -110,23 +110,51 @@ class ScheduleConfig:
 
     Attributes:
         beta_schedule: `"scaled_linear"`, `"linear"` or `"squaredcos_cap_v2"`.
+        trained_betas: the betas themselves, in place of a rule.
         prediction_type: what F predicts: `"epsilon"`, `"v_prediction"` or `"sample"`.
         zero_terminal_snr: rescale betas so that the last step is pure noise (arXiv 2305.08891).
-        sampler, spacing: the defaults where a call names none.
+        sampler: the default where a call names none.
+        spacing: of timesteps, `"leading"`, `"linspace"` or `"trailing"`; None is the sampler's own.
+        sigma_spacing: `"karras"` or `"exponential"` respaces the noise levels that `spacing`
+            found, for samplers that step between noise levels; None leaves them.
+        sigma_min, sigma_max: the ends of `sigma_spacing`; None takes those that were found.
         steps_offset: added to the timesteps of `"leading"` spacing.
         set_alpha_to_one: whether DDIM and PLMS end at a clean picture or at the first alpha.
+        final_sigma: where samplers that step between noise levels end: `"zero"` or `"sigma_min"`.
+        solver_order: of unipc, 1 to 3.
+        solver_type: `"midpoint"` or `"heun"` (dpmpp_*), `"bh1"` or `"bh2"` (unipc); None, or the
+            other family's, is `"midpoint"` and `"bh2"`.
+        lower_order_final: dpmpp_* and unipc lower their order in the last steps.
+        euler_at_final: dpmpp_* take the last step at first order.
+        disable_corrector: steps after which unipc leaves its corrector out.
+        variance_type: of ddpm, `"fixed_small"`, `"fixed_small_log"` (the same) or `"fixed_large"`.
+        original_inference_steps: the grid on which lcm and tcd were distilled.
+        timestep_scaling: of lcm's boundary condition.
     """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
+    trained_betas: tuple[float, ...] | None = None
     prediction_type: str = "epsilon"
     zero_terminal_snr: bool = False
     sampler: str = "plms"
-    spacing: str = "leading"
+    spacing: str | None = None
+    sigma_spacing: str | None = None
+    sigma_min: float | None = None
+    sigma_max: float | None = None
     steps_offset: int = 1
     set_alpha_to_one: bool = False
+    final_sigma: str = "zero"
+    solver_order: int = 2
+    solver_type: str | None = None
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+    disable_corrector: tuple[int, ...] = ()
+    variance_type: str = "fixed_small"
+    original_inference_steps: int = 50
+    timestep_scaling: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +221,7 @@ SDXL = StableDiffusionConfig(
         size_embed_dim=256,
         added_embed_dim=1280 + 6 * 256,
     ),
-    replace(SD1.schedule, sampler="euler"),
+    replace(SD1.schedule, sampler="euler", spacing="leading"),
     image_size=(1024, 1024),
     zero_empty_negative=True,
 )
