@@ -47,6 +47,16 @@ def encode(encoders, tokenizers, prompts):
     return Conditioning(context, None if pooled is None else to_numpy(pooled))
 
 
+def as_conditioning(encoded_text):
+    """Encoded text of shape (T, D) or (B, T, D), or a `Conditioning`, as one of B rows."""
+    if isinstance(encoded_text, Conditioning):
+        return encoded_text
+    context = np.asarray(encoded_text, "float32")
+    if context.ndim not in (2, 3):
+        raise ValueError(f"encoded text must have shape (T, D) or (B, T, D), not {context.shape}")
+    return Conditioning(context if context.ndim == 3 else context[None])
+
+
 def zeros_like(conditioning):
     """The conditioning of no text at all, SDXL's default negative."""
     return Conditioning(*(None if part is None else np.zeros_like(part) for part in conditioning))

@@ -5,7 +5,6 @@ numbers. `parameters` text chunks follow the form that Stable Diffusion web UIs 
 """
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +73,7 @@ def to_float(image, height, width):
     if array.ndim == 4:
         return to_float(list(array), height, width)
     if array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(
-            f"`image` must have shape (H, W, 3) or (B, H, W, 3), not {array.shape}"
-        )
+        raise ValueError(f"`image` must have shape (H, W, 3) or (B, H, W, 3), not {array.shape}")
     if array.dtype == np.uint8:
         return to_float(Image.fromarray(array), height, width)
     return _spread(_unit_range(array, "image", height, width)[None])
@@ -138,19 +135,15 @@ def save_png(path, image, parameters=None):
     """
     info = PngImagePlugin.PngInfo()
     if parameters:
-        info.add_itxt("parameters", parameters) if not parameters.isascii() else info.add_text(
-            "parameters", parameters
-        )
+        (info.add_text if parameters.isascii() else info.add_itxt)("parameters", parameters)
     path = Path(path)
-    handle, beside = tempfile.mkstemp(suffix=".png", dir=path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(beside, "xb") as file:
             Image.fromarray(image).save(file, format="PNG", pnginfo=info)
-        os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def parameters_text(prompt, negative_prompt=None, **settings):
@@ -168,7 +161,11 @@ def parameters_text(prompt, negative_prompt=None, **settings):
 
 def _quoted(value):
     text = str(value)
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if set(text) & set(',:"\n') else text
+    return (
+        '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if set(text) & set(',:"\n')
+        else text
+    )
 
 
 def _resized(image, height, width):
@@ -191,14 +188,10 @@ def _unit_range(array, name, height, width):
 
 
 def _as_uint8(array):
-    return array if array.dtype == np.uint8 else np.round(np.clip(array, 0, 1) * 255).astype("uint8")
+    return (
+        array if array.dtype == np.uint8 else np.round(np.clip(array, 0, 1) * 255).astype("uint8")
+    )
 
 
 def _spread(unit):
     return 2.0 * unit - 1.0
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

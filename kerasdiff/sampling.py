@@ -39,7 +39,7 @@ class Carry(NamedTuple):
     past_d: object
 
 
-def begin(x):
+def new_carry(x):
     """The carry before the first row, from starting latents (B, h, w, C)."""
     x = np.asarray(x, "float32")
     past = np.zeros((3, *x.shape), "float32")
@@ -116,6 +116,33 @@ def loop(model, rows, start, stop, carry, noise, inputs, mode):
 
     state = (start, stop, rows, noise, *carry, *(inputs[name] for name in names))
     return Carry(*ops.while_loop(more, body, state)[4:8])
+
+
+def run(program, table, guidance_scale, begin, inputs, watch=None):
+    """A whole table from the host.
+
+    Args:
+        program: `loop` compiled for a model and a guidance mode.
+        table: a sampler's `Table`.
+        guidance_scale: for each row.
+        begin: a `start.Start`.
+        inputs: tensors by name, besides those of `begin`.
+        watch: `watch(step, denoised)` after each step, `denoised` (B, h, w, C); the same program
+            then runs row by row, to the same result.
+
+    Returns:
+        Clean latents, (B, h, w, C) float32.
+    """
+    rows, noise = pad_rows(table, guidance_scale), pad_noise(begin.noise, begin.x.shape)
+    inputs = begin.inputs | inputs
+    carry, total, done = new_carry(begin.x), len(table.rows), 0
+    for stop in range(1, total + 1) if watch else [total]:
+        carry = program(rows, np.int32(done), np.int32(stop), carry, noise, inputs)
+        before, done = done * table.steps // total, stop
+        # Samplers with two calls a step have more rows than steps.
+        if watch and (step := stop * table.steps // total) > before:
+            watch(step, table.final_scale * np.asarray(ops.convert_to_numpy(carry.past_d[0])))
+    return table.final_scale * np.asarray(ops.convert_to_numpy(carry.x))
 
 
 def _push(newest, past):

@@ -1,0 +1,129 @@
+"""How a picture is sampled: the arguments that all tasks share, checked before any work is done."""
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments shared by text to image, image to image and inpainting.
+
+    Attributes:
+        num_steps: sampling steps, 1 to the schedule's length (1000).
+        unconditional_guidance_scale: how far to follow the prompt (arXiv 2207.12598); 1 or less
+            switches guidance off, and with it half of the work.
+        seed: of the first picture; picture i of a batch is what `seed + i` gives alone. Or a
+            sequence with a seed for each picture. None draws one.
+        diffusion_noise: starting noise instead of a seed, (h, w, C) or (B, h, w, C), standard
+            normal, of the latents' size.
+        sampler, schedule: names from `samplers.SAMPLERS` and `samplers.SPACINGS`; None takes the
+            checkpoint's own.
+        eta: how much noise DDIM and TCD add on the way, 0 to 1; None takes the sampler's default.
+        guidance_rescale: 0 to 1, against over-exposed pictures (arXiv 2305.08891, section 3.4).
+        split_guidance: guidance as two calls of the network with half the memory each.
+        img_height, img_width: of this call, in pixels; None takes the model's.
+        callback: `callback(step, total, preview)` after each step; `preview()` decodes the current
+            estimate to uint8 pictures.
+        progress: whether to show a bar; None shows one on a terminal.
+    """
+
+    num_steps: int = 50
+    unconditional_guidance_scale: float = 7.5
+    seed: int | Sequence[int] | None = None
+    diffusion_noise: np.ndarray | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    eta: float | None = None
+    guidance_rescale: float = 0.0
+    split_guidance: bool = False
+    img_height: int | None = None
+    img_width: int | None = None
+    callback: Callable | None = None
+    progress: bool | None = None
+
+    def __post_init__(self):
+        _check_number("unconditional_guidance_scale", self.unconditional_guidance_scale, 0, 1000)
+        _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
+        if self.seed is not None and self.diffusion_noise is not None:
+            raise ValueError("`diffusion_noise` and `seed` were both given; give one of them")
+        if self.callback is not None and not callable(self.callback):
+            raise ValueError(f"`callback` must be callable, not {self.callback!r}")
+
+    @property
+    def guided(self):
+        """Whether the network is also asked without the prompt."""
+        return self.unconditional_guidance_scale > 1.0
+
+    def seeds(self, count):
+        """A seed for each of `count` pictures."""
+        if self.seed is None:
+            first = secrets.randbelow(2**31)
+            return list(range(first, first + count))
+        if isinstance(self.seed, (list, tuple, np.ndarray)):
+            seeds = list(self.seed)
+            if len(seeds) != count:
+                raise ValueError(f"`seed` has {len(seeds)} entries for {count} pictures")
+            return [_check_seed(seed) for seed in seeds]
+        return [_check_seed(self.seed) + index for index in range(count)]
+
+
+def check_size(height, width, factor):
+    """Refuses picture sizes that are no positive multiple of the autoencoder's factor."""
+    for name, size in (("img_height", height), ("img_width", width)):
+        if not _is_integer(size) or size < 1:
+            raise ValueError(f"`{name}` must be a positive whole number of pixels, not {size!r}")
+        if size % factor:
+            lower = max(size // factor * factor, factor)
+            upper = (size // factor + 1) * factor
+            nearest = f"{lower} or {upper}" if lower != upper else f"{upper}"
+            raise ValueError(
+                f"`{name}` must be a multiple of {factor}, not {size}; the nearest are {nearest}"
+            )
+        if size > 16384:
+            raise ValueError(f"`{name}` must be at most 16384, not {size}")
+
+
+def check_prompts(prompt, name="prompt"):
+    """A string or a non-empty sequence of strings as a list."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)):
+        raise ValueError(f"`{name}` must be a string or a list of strings, not {prompt!r}")
+    if not prompts:
+        raise ValueError(f"`{name}` is an empty list; at least one text is needed")
+    for text in prompts:
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` must hold strings, not {text!r}")
+    return list(prompts)
+
+
+def check_batch_size(batch_size):
+    """Refuses anything but a positive whole number."""
+    if not _is_integer(batch_size) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a positive whole number, not {batch_size!r}")
+
+
+def check_strength(strength):
+    """Refuses strengths outside (0, 1]."""
+    _check_number("strength", strength, 0, 1)
+    if strength == 0:
+        raise ValueError("`strength` must be above 0: at 0 the picture would stay as it is")
+
+
+def _check_number(name, value, low, high):
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"`{name}` must be a number from {low} to {high}, not {value!r}")
+
+
+def _check_seed(seed):
+    if not _is_integer(seed) or not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` must be a whole number from 0 to 2**63 - 1, not {seed!r}")
+    return int(seed)
+
+
+def _is_integer(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
