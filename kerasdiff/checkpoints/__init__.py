@@ -1,0 +1,1 @@
+"""Checkpoints in and out: containers, names, strict loading, saving, known presets."""

@@ -1,0 +1,180 @@
+"""Known checkpoints by name: where they are downloaded from, and how a download is made sure of.
+
+The list is `weights/manifest.json`. A file lands in one cache folder, `~/.cache/kerasdiff` or what
+the environment variable `KERASDIFF_HOME` names; it grows beside its place as `*.part`, so that a
+download that was cut goes on where it stopped, and takes its name only when its size and, where
+known, its SHA-256 are right.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from tqdm import tqdm
+
+from kerasdiff.checkpoints.tensors import CheckpointError
+
+BLOCK = 1 << 20
+
+
+class DownloadError(CheckpointError):
+    """A checkpoint that could not be downloaded; says how to do without."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published checkpoint file.
+
+    Attributes:
+        kind: `"checkpoint"` (a whole model in one file) or `"vae"` (that part alone).
+        file: the name of the file in the cache folder.
+        urls: addresses of the same bytes, tried in turn.
+        size: in bytes, None where it is not known for certain.
+        sha256: hexadecimal, None where it is not known for certain.
+        prediction_type: what the file itself does not show, as in `ScheduleConfig`; or None.
+    """
+
+    name: str
+    kind: str
+    description: str
+    file: str
+    urls: tuple[str, ...]
+    licence: str
+    size: int | None = None
+    sha256: str | None = None
+    prediction_type: str | None = None
+
+
+def presets():
+    """Every known `Preset` by name."""
+    # installed, the manifest is package data; in a checkout it lies beside the package
+    try:
+        text = (resources.files("kerasdiff.weights") / "manifest.json").read_text("utf-8")
+    except (ModuleNotFoundError, FileNotFoundError):
+        checkout = Path(__file__).resolve().parents[2] / "weights" / "manifest.json"
+        text = checkout.read_text("utf-8")
+    return {
+        name: Preset(name, **{**entry, "urls": tuple(entry["urls"])})
+        for name, entry in json.loads(text).items()
+    }
+
+
+def cache_folder():
+    """Where downloads land; `KERASDIFF_HOME` moves it."""
+    return Path(os.environ.get("KERASDIFF_HOME") or Path.home() / ".cache" / "kerasdiff")
+
+
+def find(name_or_path):
+    """The local path of a preset, downloaded if it must be, or of a file or folder.
+
+    Args:
+        name_or_path: a preset's name, such as `"sd-v1-5"`, or a path that exists.
+
+    Raises:
+        DownloadError: if the preset is not in the cache and cannot be downloaded.
+        CheckpointError: if there is neither such a preset nor such a path.
+    """
+    known = presets()
+    if str(name_or_path) in known:
+        return download(known[str(name_or_path)])
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    raise CheckpointError(
+        f"{str(name_or_path)!r} is neither a file or folder nor a preset; "
+        f"presets: {', '.join(known)}"
+    )
+
+
+def download(preset):
+    """The path of the preset's file in the cache folder, downloaded unless it is there.
+
+    Raises:
+        DownloadError: if no address gives the file, whole and unchanged.
+    """
+    path = cache_folder() / preset.file
+    if path.exists():
+        return path
+    failures = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        for url in preset.urls:
+            try:
+                _fetch(url, part, preset)
+                _verify(part, preset)
+            # URLError and time-outs are OSError; a cut connection is an HTTPException
+            except (OSError, http.client.HTTPException, DownloadError) as error:
+                failures.append(f"  {url}: {error or type(error).__name__}")
+            else:
+                os.replace(part, path)
+                return path
+    except OSError as error:
+        failures.append(f"  {error}")
+    raise DownloadError(
+        f"the preset {preset.name!r} could not be downloaded:\n"
+        + "\n".join(failures)
+        + f"\nDownload {preset.urls[0]} by hand and put it at {path}, "
+        "or give the path of the file in place of the preset's name"
+    )
+
+
+def _fetch(url, part, preset):
+    """Append to `part` what is missing of it."""
+    done = part.stat().st_size if part.exists() else 0
+    if preset.size is not None and done >= preset.size:
+        return
+    request = urllib.request.Request(url, headers={"User-Agent": "kerasdiff"})
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        if done and not _continues(answer, done):
+            done = 0
+        length = answer.headers.get("Content-Length")
+        total = done + int(length) if length else preset.size
+        if preset.size is not None and total != preset.size:
+            raise DownloadError(f"offers {total} bytes, expected {preset.size}")
+        with part.open("ab" if done else "wb") as file, _bar(preset, done, total) as bar:
+            while block := answer.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+            have = file.tell()
+    if total is not None and have != total:
+        raise DownloadError(f"broke off after {have} of {total} bytes")
+
+
+def _continues(answer, done):
+    """Whether the server sends the rest; some ignore Range and send the whole."""
+    return answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
+        f"bytes {done}-"
+    )
+
+
+def _bar(preset, done, total):
+    return tqdm(
+        desc=preset.file, initial=done, total=total, unit="B", unit_scale=True,
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip
+
+
+def _verify(part, preset):
+    """Check size and hash; a file that fails is removed, for it cannot be continued."""
+    size = part.stat().st_size
+    fault = None
+    if preset.size is not None and size != preset.size:
+        fault = f"gave {size} bytes, expected {preset.size}"
+    elif preset.sha256 is not None:
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != preset.sha256:
+            fault = f"gave a file of SHA-256 {digest}, expected {preset.sha256}"
+    if fault:
+        part.unlink()
+        raise DownloadError(fault)

@@ -1,0 +1,144 @@
+"""Tensors by name, read one at a time: what every container and every layout is seen as.
+
+A `Tensors` knows each tensor's shape and dtype without reading it, so that names and shapes are
+settled before memory is taken, and weights of any size pass through one tensor at a time.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+FLOATS = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, written or understood; names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor not read yet: `read()` returns an array of exactly this shape and dtype."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, array):
+        """Wrap an array that is in memory already."""
+        array = np.asarray(array)
+        return cls(array.shape, array.dtype, lambda: array)
+
+    def map(self, function, shape):
+        """The tensor that `function` makes of this one, without changing its dtype."""
+        return LazyTensor(tuple(shape), self.dtype, lambda: function(self.read()))
+
+
+class Tensors(Mapping):
+    """A mapping from names to arrays, each read when asked for and not kept.
+
+    Args:
+        source: the path or description that errors name.
+        entries: dict of name to `LazyTensor`.
+        metadata: dict of strings carried along with the tensors.
+        on_close: called by `close`, to let go of an open file.
+
+    Arrays may be read-only views of a mapped file.
+    """
+
+    def __init__(self, source, entries, metadata=None, on_close=None):
+        self.source = str(source)
+        self.entries = dict(entries)
+        self.metadata = dict(metadata or {})
+        self._on_close = on_close
+
+    @classmethod
+    def of(cls, arrays, source="arrays in memory"):
+        """See a mapping from names to arrays, or a `Tensors`, as a `Tensors`."""
+        if isinstance(arrays, Tensors):
+            return arrays
+        return cls(source, {name: LazyTensor.of(array) for name, array in arrays.items()})
+
+    def __getitem__(self, name):
+        return self.entries[name].read()
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __len__(self):
+        return len(self.entries)
+
+    def __repr__(self):
+        return f"Tensors({self.source!r}, {len(self)} tensors)"
+
+    def shape(self, name):
+        """Shape of one tensor, without reading it."""
+        return self.entries[name].shape
+
+    def dtype(self, name):
+        """NumPy dtype of one tensor, without reading it."""
+        return self.entries[name].dtype
+
+    @property
+    def shapes(self):
+        """Every tensor's shape by name."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    def with_entries(self, entries):
+        """The same source, seen under other entries."""
+        return Tensors(self.source, entries, self.metadata, self._on_close)
+
+    def cast(self, dtype):
+        """Floating tensors in `dtype` ("float32", "float16" or "bfloat16"), the others as stored.
+
+        Raises CheckpointError when read, if a weight is not finite in the new dtype.
+        """
+        if dtype not in FLOATS:
+            raise ValueError(f"dtype must be one of {', '.join(FLOATS)}; got {dtype!r}")
+        return self.with_entries(
+            {name: self._cast(name, entry, FLOATS[dtype]) for name, entry in self.entries.items()}
+        )
+
+    def _cast(self, name, entry, dtype):
+        if entry.dtype not in (*FLOATS.values(), np.float64) or entry.dtype == dtype:
+            return entry
+
+        def read():
+            with np.errstate(over="ignore"):
+                array = entry.read().astype(dtype)
+            require_finite(array, name, self.source)
+            return array
+
+        return LazyTensor(entry.shape, dtype, read)
+
+    def close(self):
+        """Let go of the file; arrays already handed out stay valid."""
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def require_finite(array, name, source):
+    """Raise CheckpointError naming the tensor if it holds NaN or infinity."""
+    if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
+        return
+    # the sum is finite unless a value is not, or it overflows: cheap, and then looked at closely
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)) or np.isfinite(array).all():
+            return
+    raise CheckpointError(
+        f"{source}: the tensor {name!r} holds NaN or infinity as {array.dtype}, "
+        f"in {int((~np.isfinite(array)).sum())} of {array.size} places"
+    )
