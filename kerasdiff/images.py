@@ -146,11 +146,12 @@ def save_png(path, image, parameters=None):
         beside.unlink(missing_ok=True)
 
 
-def parameters_text(prompt, negative_prompt=None, **settings):
+def parameters_text(prompt, negative_prompt, settings):
     """How a picture was made, as web UIs write it: prompt, negative prompt, one line of settings.
 
     Args:
-        settings: by the names that are written, such as `Steps=20` or `CFG scale=7.5`.
+        negative_prompt: or None.
+        settings: by the names that are written, such as {"Steps": 20, "CFG scale": 7.5}.
     """
     lines = [prompt]
     if negative_prompt:

@@ -1,0 +1,205 @@
+"""The command line: a prompt in, a PNG out; and a look into checkpoint files."""
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+
+EPILOG = """\
+examples:
+  kerasdiff "a lighthouse in a storm, oil painting" -o storm.png --seed 7
+  kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
+  kerasdiff "the same in winter" --init photo.png --strength 0.6
+  kerasdiff "a wooden door" --init photo.png --mask mask.png
+  kerasdiff info model.safetensors
+  kerasdiff convert model.ckpt model-folder --dtype float16
+
+With --init the size is the picture's own unless --size is given. A mask is black where the
+picture stays and white where it is painted anew. What made a PNG is stored inside it:
+`kerasdiff info out.png` shows it.
+"""
+
+COMMANDS = ("generate", "info", "convert")
+
+
+def main(arguments=None):
+    """Runs the command line; returns the exit code: 0, or 2 after an error, told in one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        arguments.insert(0, "generate")  # the main job needs no command
+    options = _parser().parse_args(arguments or ["--help"])
+    # Frameworks read this once, when they are first imported; their start-up log helps nobody.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        options.run(options)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"kerasdiff: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kerasdiff: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def generate(options):
+    """`kerasdiff "a prompt"`: writes one PNG for each picture."""
+    targets = _targets(options.output, options.batch)
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    height, width = options.size or (None, None)
+
+    from kerasdiff.stable_diffusion import StableDiffusion
+
+    files = {"vae": options.vae, "variant": options.variant}
+    files["prediction_type"] = options.prediction_type
+    model = StableDiffusion.from_preset(
+        options.model,
+        dtype=options.dtype,
+        jit_compile=options.jit,
+        **{name: value for name, value in files.items() if value is not None},
+    )
+    settings = {
+        "negative_prompt": options.negative,
+        "batch_size": options.batch,
+        "num_steps": options.steps,
+        "unconditional_guidance_scale": options.guidance,
+        "seed": seed,
+        "sampler": options.sampler,
+        "schedule": options.schedule,
+        "eta": options.eta,
+        "guidance_rescale": options.guidance_rescale,
+        "split_guidance": options.split_guidance,
+        "img_height": height,
+        "img_width": width,
+    }
+    if options.mask:
+        strength = 1.0 if options.strength is None else options.strength
+        pictures = model.inpaint(
+            options.prompt, options.init, options.mask, strength=strength, **settings
+        )
+    elif options.init:
+        strength = 0.8 if options.strength is None else options.strength
+        pictures = model.image_to_image(options.prompt, options.init, strength=strength, **settings)
+    else:
+        strength = None
+        pictures = model.text_to_image(options.prompt, **settings)
+    _save(pictures, targets, options, model, seed, strength)
+
+
+def _save(pictures, targets, options, model, seed, strength):
+    from kerasdiff import images
+
+    sampler = options.sampler or model.config.schedule.sampler
+    for index, (target, picture) in enumerate(zip(targets, pictures, strict=True)):
+        details = {
+            "Steps": options.steps,
+            "Sampler": WEB_UI_SAMPLERS.get(sampler, sampler),
+            "Schedule type": options.schedule and options.schedule.capitalize(),
+            "CFG scale": options.guidance,
+            "Seed": seed + index,
+            "Size": f"{picture.shape[1]}x{picture.shape[0]}",
+            "Model": Path(options.model).stem,
+            "Denoising strength": strength,
+            "Version": "kerasdiff",
+        }
+        details = {name: value for name, value in details.items() if value is not None}
+        text = images.parameters_text(options.prompt, options.negative, details)
+        images.save_png(target, picture, text)
+        print(f"{target}  seed {seed + index}")
+
+
+# What web UIs call our samplers, for the PNG's text.
+WEB_UI_SAMPLERS = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "lms": "LMS",
+    "plms": "PLMS",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+
+
+def _targets(output, count):
+    """A file for each picture, checked to be writable before any work is done."""
+    output = Path(output)
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"--output {output}: the name must end in .png")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+    if not os.access(output.parent, os.W_OK):
+        raise ValueError(f"--output {output}: the folder {output.parent} cannot be written to")
+    if count < 1:
+        raise ValueError(f"--batch must be at least 1, not {count}")
+    targets = [output]
+    if count > 1:
+        targets = [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+    for target in targets:
+        if target.is_dir():
+            raise ValueError(f"--output {target}: that is a folder")
+    return targets
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="kerasdiff",
+        description="Stable Diffusion: a prompt in, a PNG out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="command", required=True)
+    add = commands.add_parser(
+        "generate",
+        help='make pictures of a prompt; "generate" itself may be left out',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.set_defaults(run=generate)
+    _add_generate(add)
+    return parser
+
+
+def _add_generate(add):
+    add.add_argument("prompt", help="what to draw, at most 75 tokens")
+    add.add_argument("-o", "--output", default="out.png", help="PNG to write (%(default)s)")
+    add.add_argument("--model", default="sd-v1-5", help="preset, file or folder (%(default)s)")
+    add.add_argument("--negative", metavar="TEXT", help="what to steer away from")
+    add.add_argument("--steps", type=int, default=50, help="sampling steps (%(default)s)")
+    add.add_argument("--guidance", type=float, default=7.5, help="1 is none (%(default)s)")
+    add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")
+    add.add_argument("--schedule", metavar="NAME", help="leading, linspace, trailing, karras, ...")
+    add.add_argument("--seed", type=int, help="whole number; drawn and told unless given")
+    add.add_argument("--size", type=_size, metavar="WxH", help="in pixels, such as 512x768")
+    add.add_argument("--batch", type=int, default=1, help="pictures, seed, seed+1, ...")
+    add.add_argument("--init", metavar="PICTURE", help="picture to start from")
+    add.add_argument("--strength", type=float, help="how much of --init to redo, above 0 to 1")
+    add.add_argument("--mask", metavar="PICTURE", help="where --init is painted anew (white)")
+    add.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
+    add.add_argument("--guidance-rescale", type=float, default=0.0, metavar="R", help="0 to 1")
+    add.add_argument("--split-guidance", action="store_true", help="less memory, two calls")
+    add.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add.add_argument("--vae", metavar="PATH", help="another autoencoder")
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+    add.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"))
+    add.add_argument("--jit", action=argparse.BooleanOptionalAction, default="auto", help="XLA")
+
+
+def _size(text):
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, such as 512x768, not {text!r}")
+    return int(height), int(width)
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

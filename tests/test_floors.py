@@ -1,0 +1,72 @@
+"""The house: imports go downwards only, rooms stay small, and only one file knows a framework."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "kerasdiff"
+FLOORS = {
+    0: "configs block_plan backend attention clip_tokenizer noise images options",
+    1: "layers noise_scheduler",
+    2: "text_encoder image_encoder decoder diffusion_model",
+    3: "samplers denoiser conditioning checkpoints start",
+    4: "sampling",
+    5: "compiled_models",
+    6: "stable_diffusion training",
+    7: "export cli web demo",
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+FREE = {"configs", "block_plan"}  # descriptions: whoever needs them may import them
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path):
+    """`samplers` for kerasdiff/samplers/table.py, `noise` for kerasdiff/noise.py."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported_rooms(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kerasdiff"):
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [name.name for name in node.names]
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.startswith("kerasdiff."):
+                    yield name.name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_downwards(path):
+    if path == ROOT / "__init__.py":
+        return
+    here = room(path)
+    assert here in FLOOR, f"{here} has no floor: add it to FLOORS"
+    for other in set(imported_rooms(ast.parse(path.read_text()))) - FREE - {here}:
+        assert FLOOR[other] < FLOOR[here], f"{here} imports {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_are_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 40, f"{path.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_backend_knows_a_framework(path):
+    if path.name == "backend.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            assert name.split(".")[0] not in {"tensorflow", "jax", "torch", "openvino"}

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerasdiff import images
+
+
+def picture(height=8, width=12):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype="uint8")
+
+
+def test_bytes_become_minus_one_to_one_and_come_back():
+    pixels = np.array([[[0, 127, 255]]], "uint8")
+    floats = images.to_float(pixels, 1, 1)
+    assert floats.shape == (1, 1, 1, 3) and floats.dtype == np.float32
+    np.testing.assert_allclose(floats[0, 0, 0], [-1, 127 / 127.5 - 1, 1], atol=1e-6)
+    np.testing.assert_array_equal(images.to_uint8(floats)[0], pixels)
+
+
+def test_every_byte_survives_the_round_trip():
+    pixels = np.arange(256, dtype="uint8").reshape(16, 16, 1).repeat(3, axis=-1)
+    np.testing.assert_array_equal(images.to_uint8(images.to_float(pixels, 16, 16))[0], pixels)
+
+
+def test_the_decoder_may_overshoot():
+    np.testing.assert_array_equal(images.to_uint8([[-3.0, 3.0]]), [[0, 255]])
+
+
+def test_arrays_pil_and_paths_give_the_same(tmp_path):
+    pixels = picture()
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    expected = images.to_float(pixels, 8, 12)
+    for image in (Image.fromarray(pixels), tmp_path / "p.png", str(tmp_path / "p.png"), [pixels]):
+        np.testing.assert_array_equal(images.to_float(image, 8, 12), expected)
+    np.testing.assert_allclose(images.to_float(pixels / 255.0, 8, 12), expected, atol=1e-6)
+
+
+def test_resizing_is_lanczos():
+    expected = Image.fromarray(picture()).resize((24, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(
+        images.to_float(picture(), 16, 24), images.to_float(np.asarray(expected), 16, 24)
+    )
+
+
+def test_photos_are_turned_upright(tmp_path):
+    image = Image.fromarray(picture(8, 12))
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: turned by a quarter
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert images.size_of(tmp_path / "turned.png") == (12, 8)
+
+
+def test_masks_are_cut_at_one_half():
+    mask = np.array([[0, 127, 128, 255]], "uint8")
+    np.testing.assert_array_equal(images.to_mask(mask, 1, 4)[0, :, :, 0], [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(images.to_mask(mask > 200, 1, 4)[0, :, :, 0], [[0, 0, 0, 1]])
+    np.testing.assert_array_equal(
+        images.to_mask(np.array([[0.0, 0.49, 0.5, 1.0]]), 1, 4)[0, :, :, 0], [[0, 0, 1, 1]]
+    )
+
+
+def test_a_grey_picture_in_three_channels_is_a_mask():
+    grey = np.repeat(np.array([[[0], [255]]], "uint8"), 3, axis=-1)
+    np.testing.assert_array_equal(images.to_mask(grey, 1, 2)[0, :, :, 0], [[0, 1]])
+
+
+def test_a_picture_where_a_mask_is_expected_is_refused():
+    with pytest.raises(ValueError, match="`mask` has colours"):
+        images.to_mask(Image.fromarray(picture()), 8, 12)
+    with pytest.raises(ValueError, match="`mask` has colours"):
+        images.to_mask(picture(), 8, 12)
+
+
+@pytest.mark.parametrize("shape", ((4,), (8, 12), (8, 12, 4), (1, 8, 12, 1)))
+def test_wrong_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="`image` must have shape"):
+        images.to_float(np.zeros(shape, "uint8"), 8, 12)
+
+
+def test_floats_outside_the_unit_range_are_refused():
+    for bad in (2.0, -0.5, np.nan):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+            images.to_float(np.full((8, 12, 3), bad), 8, 12)
+    with pytest.raises(ValueError, match="only uint8 arrays"):
+        images.to_float(np.zeros((4, 4, 3)), 8, 12)
+    with pytest.raises(ValueError, match="uint8 or float, not int64"):
+        images.to_float(np.zeros((8, 12, 3), "int64"), 8, 12)
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(ValueError, match="notes.txt: not a picture"):
+        images.read(text)
+    with pytest.raises(ValueError, match="missing.png: cannot be read as a picture: No such file"):
+        images.read(tmp_path / "missing.png")
+    Image.fromarray(picture(64, 64)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+    with pytest.raises(ValueError, match="cut.png: cannot be read"):
+        images.read(tmp_path / "cut.png")
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    Image.fromarray(picture()).save(tmp_path / "big.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 50)
+    with pytest.raises(ValueError, match="12x8 pixels; at most 50"):
+        images.read(tmp_path / "big.png")
+
+
+def test_png_carries_its_parameters(tmp_path):
+    for prompt in ("a red house", "ein Häuschen, 日本 🏠"):
+        text = images.parameters_text(
+            prompt, "blurry", {"Steps": 20, "CFG scale": 7.5, "Model": "a, b"}
+        )
+        images.save_png(tmp_path / "out.png", picture(), text)
+        with Image.open(tmp_path / "out.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), picture())
+            assert image.text["parameters"] == (
+                f'{prompt}\nNegative prompt: blurry\nSteps: 20, CFG scale: 7.5, Model: "a, b"'
+            )
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    images.save_png(tmp_path / "out.png", picture())
+    before = (tmp_path / "out.png").read_bytes()
+
+    def full_disk(image, file, **_):
+        file.write(b"half a pict")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        images.save_png(tmp_path / "out.png", picture())
+    assert (tmp_path / "out.png").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out.png"]

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from kerasdiff.options import Options, check_batch_size, check_prompts, check_size, check_strength
+
+
+def test_defaults_are_those_of_keras_cv():
+    options = Options()
+    assert (options.num_steps, options.unconditional_guidance_scale) == (50, 7.5)
+    assert options.guided
+
+
+def test_guidance_of_one_or_less_is_off():
+    assert not Options(unconditional_guidance_scale=1.0).guided
+    assert not Options(unconditional_guidance_scale=0.0).guided
+
+
+def test_picture_i_has_seed_plus_i():
+    assert Options(seed=7).seeds(3) == [7, 8, 9]
+    assert Options(seed=[5, 1]).seeds(2) == [5, 1]
+    assert Options(seed=np.int64(2)).seeds(1) == [2]
+
+
+def test_without_a_seed_runs_differ():
+    assert Options().seeds(1) != Options().seeds(1)
+
+
+@pytest.mark.parametrize("seed", (-1, 1.5, True, "3", 2**63))
+def test_impossible_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match="`seed` must be"):
+        Options(seed=seed).seeds(1)
+
+
+def test_a_seed_for_each_picture_or_none():
+    with pytest.raises(ValueError, match="2 entries for 3 pictures"):
+        Options(seed=[1, 2]).seeds(3)
+
+
+def test_noise_and_seed_exclude_each_other():
+    with pytest.raises(ValueError, match="give one of them"):
+        Options(seed=1, diffusion_noise=np.zeros((4, 4, 4)))
+
+
+@pytest.mark.parametrize("scale", (float("nan"), float("inf"), -1, "7", True, None))
+def test_impossible_guidance_is_refused(scale):
+    with pytest.raises(ValueError, match="`unconditional_guidance_scale` must be"):
+        Options(unconditional_guidance_scale=scale)
+
+
+@pytest.mark.parametrize("rescale", (-0.1, 1.1))
+def test_impossible_rescale_is_refused(rescale):
+    with pytest.raises(ValueError, match="`guidance_rescale` must be"):
+        Options(guidance_rescale=rescale)
+
+
+def test_a_callback_must_be_callable():
+    with pytest.raises(ValueError, match="`callback` must be callable"):
+        Options(callback=3)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(TypeError, match="num_stepz"):
+        Options(num_stepz=3)
+
+
+def test_sizes_that_do_not_fit_name_the_nearest():
+    with pytest.raises(ValueError, match="multiple of 8, not 500; the nearest are 496 or 504"):
+        check_size(512, 500, 8)
+    with pytest.raises(ValueError, match="the nearest are 8"):
+        check_size(3, 512, 8)
+
+
+@pytest.mark.parametrize("size", (0, -8, 8.0, "8", True, 32768))
+def test_impossible_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="`img_height` must be"):
+        check_size(size, 8, 8)
+
+
+@pytest.mark.parametrize("strength", (0, -0.1, 1.01, float("nan"), "1", None))
+def test_impossible_strengths_are_refused(strength):
+    with pytest.raises(ValueError, match="`strength` must be"):
+        check_strength(strength)
+
+
+def test_prompts_are_texts():
+    assert check_prompts("a") == ["a"]
+    assert check_prompts(("a", "b")) == ["a", "b"]
+    assert check_prompts("") == [""]
+    with pytest.raises(ValueError, match="empty list"):
+        check_prompts([])
+    with pytest.raises(ValueError, match="must hold strings, not 3"):
+        check_prompts(["a", 3])
+    with pytest.raises(ValueError, match="must be a string"):
+        check_prompts(None)
+
+
+@pytest.mark.parametrize("count", (0, -1, 1.0, "2", True))
+def test_impossible_batches_are_refused(count):
+    with pytest.raises(ValueError, match="`batch_size` must be"):
+        check_batch_size(count)
