@@ -229,10 +229,13 @@ def _entry(path, archive, infos, prefix, name, view):
     def read():
         if not math.prod(view.shape):
             return np.empty(view.shape, storage.dtype)
-        flat = _read_storage(path, archive, info).view(storage.dtype)
-        strides = tuple(step * storage.dtype.itemsize for step in view.stride)
-        return np.lib.stride_tricks.as_strided(
-            flat[view.offset :], view.shape, strides, writeable=False
+        itemsize = storage.dtype.itemsize
+        return np.ndarray(
+            view.shape,
+            storage.dtype,
+            _read_storage(path, archive, info),
+            view.offset * itemsize,
+            tuple(step * itemsize for step in view.stride),
         )
 
     return LazyTensor(view.shape, storage.dtype, read)

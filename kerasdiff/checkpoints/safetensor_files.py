@@ -166,7 +166,7 @@ def write_safetensors(path, tensors, metadata=None):
     with whole_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            array = np.ascontiguousarray(tensors[name])
+            array = np.asarray(tensors[name], order="C")
             if array.shape != tensors.shape(name) or array.dtype != tensors.dtype(name):
                 raise CheckpointError(f"{path}: {name!r} is not what it was announced to be")
             file.write(array.reshape(-1).view(np.uint8).data)

@@ -1,0 +1,89 @@
+"""From a checkpoint to Keras models with its weights in them, one part at a time."""
+
+from kerasdiff.checkpoints.checkpoint import open_checkpoint
+from kerasdiff.checkpoints.presets import find
+from kerasdiff.clip_tokenizer import SimpleTokenizer
+from kerasdiff.configs import StableDiffusionConfig
+from kerasdiff.decoder import Decoder
+from kerasdiff.diffusion_model import DiffusionModel
+from kerasdiff.image_encoder import ImageEncoder
+from kerasdiff.layers import uninitialized
+from kerasdiff.text_encoder import TextEncoder
+
+DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
+
+# Our model's name -> its class, the checkpoint's part that holds its weights, its config.
+_MODELS = {
+    "text_encoder": (TextEncoder, "text_encoder", lambda config: config.text_encoders[0]),
+    "text_encoder_2": (TextEncoder, "text_encoder_2", lambda config: config.text_encoders[1]),
+    "image_encoder": (ImageEncoder, "vae", lambda config: config.autoencoder),
+    "decoder": (Decoder, "vae", lambda config: config.autoencoder),
+    "diffusion_model": (DiffusionModel, "unet", lambda config: config.diffusion_model),
+}
+
+
+def open_models(checkpoint, dtype="float32", **files):
+    """Finds and opens a checkpoint; reads no weights yet.
+
+    Args:
+        checkpoint: a preset's name, a file, a folder, or a `StableDiffusionConfig`.
+        dtype: one of `DTYPES`.
+        **files: further arguments of `open_checkpoint`.
+
+    Returns:
+        `Models`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if isinstance(checkpoint, StableDiffusionConfig):
+        if files:
+            raise ValueError(f"untrained networks take no {', '.join(files)}")
+        return Models(checkpoint, dtype)
+    opened = open_checkpoint(find(checkpoint), **files)
+    return Models(opened.config, dtype, opened)
+
+
+class Models:
+    """Makes the models and tokenizers of a checkpoint.
+
+    Args:
+        config: a `StableDiffusionConfig`.
+        dtype: of the networks.
+        checkpoint: an open `Checkpoint`; None leaves networks as they were initialised.
+    """
+
+    def __init__(self, config, dtype, checkpoint=None):
+        self.config, self.dtype, self.checkpoint = config, dtype, checkpoint
+
+    def make(self, name):
+        """The model or tokenizer `name`, such as `"decoder"` or `"tokenizer_2"`."""
+        if name.endswith("_2") and len(self.config.text_encoders) < 2:
+            raise ValueError(f"a checkpoint of family {self.config.family} has no {name}")
+        if name.startswith("tokenizer"):
+            return self._tokenizer(name)
+        kind, part, config_of = _MODELS[name]
+        # The autoencoder's activations leave float16's range (SDXL's always do).
+        dtype = "float32" if part == "vae" and "float16" in self.dtype.split("_") else self.dtype
+        config = config_of(self.config)
+        if self.checkpoint is None:
+            return kind(config, dtype=dtype, name=name)
+        with uninitialized():
+            model = kind(config, dtype=dtype, name=name)
+        self.checkpoint.load(part, model)
+        return model
+
+    def in_float32(self, model):
+        """The same model with the same weights, computing in float32."""
+        with uninitialized():
+            copy = type(model)(model.config, dtype="float32", name=model.name)
+        for target, source in zip(copy.variables, model.variables, strict=True):
+            target.assign(source.value)
+        return copy
+
+    def _tokenizer(self, name):
+        folder = self.checkpoint and self.checkpoint.tokenizer_folders.get(name)
+        if folder:
+            return SimpleTokenizer.from_folder(folder)
+        encoder = self.config.text_encoders[1 if name.endswith("_2") else 0]
+        pad = "<|endoftext|>" if encoder.pad_token_id else "!"
+        return SimpleTokenizer(pad_token=pad, max_length=encoder.max_length)

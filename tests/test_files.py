@@ -1,0 +1,98 @@
+"""Files are known by what they hold; what they are instead is said; shards stay in their folder."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from kerasdiff.checkpoints.files import (
+    CheckpointError,
+    open_tensors,
+    read_json,
+    write_safetensors,
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git-LFS pointer"),
+        (b"\n<!DOCTYPE html><html>Access denied</html>", "a web page"),
+        (b"just some words, more than eight", "a text file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "an HDF5 file"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02", "before 1.6"),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(20), "a picture"),
+        (bytes(100), "unknown format"),
+        (b"PK\3\4 damaged", "not loaded"),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_said_to_be_what_it_is(tmp_path, content, complaint):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        open_tensors(path)
+    assert complaint in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_missing_file_a_folder_and_another_zip_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        open_tensors(tmp_path / "none.safetensors")
+    with pytest.raises(CheckpointError, match="is a directory"):
+        open_tensors(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match="a zip file, not a checkpoint"):
+        open_tensors(tmp_path / "a.zip")
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path):
+    write_safetensors(tmp_path / "model.ckpt", {"a": np.ones(2, np.float32)})
+    np.testing.assert_array_equal(open_tensors(tmp_path / "model.ckpt")["a"], [1, 1])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 100_000, "<html></html>"])
+def test_bad_json_is_named(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match="config.json"):
+        read_json(path)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    write_safetensors(tmp_path / "m-1.safetensors", {"a": np.ones(2, np.float32)})
+    write_safetensors(tmp_path / "m-2.safetensors", {"b": np.zeros(3, np.float16)})
+    index = tmp_path / "m.safetensors.index.json"
+
+    def write(weight_map):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+        return index
+
+    return write
+
+
+def test_shards_are_seen_as_one(sharded):
+    tensors = open_tensors(sharded({"a": "m-1.safetensors", "b": "m-2.safetensors"}))
+    assert tensors.shapes == {"a": (2,), "b": (3,)}
+    np.testing.assert_array_equal(tensors["a"], [1, 1])
+    assert tensors["b"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "shard", ["../m-1.safetensors", "/etc/passwd", "a/b", "a\\b", "C:x", "..", "", 3, None, ["m"]]
+)
+def test_a_shard_outside_the_folder_is_refused(sharded, shard):
+    with pytest.raises(CheckpointError, match="not a file name in its folder"):
+        open_tensors(sharded({"a": shard}))
+
+
+def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):
+    with pytest.raises(CheckpointError, match="disagrees with m-1.safetensors about b"):
+        open_tensors(sharded({"a": "m-1.safetensors", "b": "m-1.safetensors"}))
+    with pytest.raises(CheckpointError, match="no such file"):
+        open_tensors(sharded({"a": "m-9.safetensors"}))
+    with pytest.raises(CheckpointError, match="has no weight_map"):
+        open_tensors(sharded({}))
