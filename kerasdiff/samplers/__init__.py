@@ -1,0 +1,158 @@
+"""Samplers: from a noise schedule and a number of steps to a table of weights.
+
+`make_table` is all that the rest needs; `table.py` says what a table is, `spacing.py` which noise
+levels are visited, `one_step.py` and `multistep.py` hold the methods.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+
+from kerasdiff.noise_scheduler import sigma_to_timestep
+from kerasdiff.samplers import multistep, one_step
+from kerasdiff.samplers import spacing as _spacing
+from kerasdiff.samplers.table import COLUMNS, Plan, Table, tabulate
+
+__all__ = ["COLUMNS", "SAMPLERS", "SPACINGS", "Table", "make_table"]
+
+
+class _Sampler(NamedTuple):
+    """Which rows, over which legs, and the default of `eta` where there is one."""
+
+    rows: Callable
+    legs: Callable
+    eta: float | None = None
+
+
+SAMPLERS = {
+    "ddim": _Sampler(one_step.ddim, _spacing.discrete, eta=0.0),
+    "ddpm": _Sampler(one_step.ddpm, _spacing.successive),
+    "euler": _Sampler(one_step.euler, _spacing.continuous),
+    "euler_ancestral": _Sampler(one_step.euler_ancestral, _spacing.continuous),
+    "heun": _Sampler(one_step.heun, _spacing.continuous),
+    "dpm2": _Sampler(one_step.dpm2, _spacing.continuous),
+    "lms": _Sampler(multistep.lms, _spacing.continuous),
+    "plms": _Sampler(multistep.plms, _spacing.discrete),
+    "dpmpp_2m": _Sampler(partial(multistep.dpmpp, order=2), _spacing.half_log),
+    "dpmpp_3m": _Sampler(partial(multistep.dpmpp, order=3), _spacing.half_log),
+    "dpmpp_2m_sde": _Sampler(partial(multistep.dpmpp, order=2, sde=True), _spacing.half_log),
+    "dpmpp_3m_sde": _Sampler(partial(multistep.dpmpp, order=3, sde=True), _spacing.half_log),
+    "dpmpp_sde": _Sampler(one_step.dpmpp_sde, _spacing.continuous),
+    "unipc": _Sampler(multistep.unipc, _spacing.half_log),
+    "lcm": _Sampler(one_step.lcm, _spacing.distilled),
+    "tcd": _Sampler(one_step.tcd, _spacing.distilled, eta=0.3),
+}
+SPACINGS = (*_spacing.TIMESTEP_SPACINGS, *_spacing.SIGMA_SPACINGS)
+
+_CHOICES = {
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "spacing": (None, *_spacing.TIMESTEP_SPACINGS),
+    "sigma_spacing": (None, *_spacing.SIGMA_SPACINGS),
+    "final_sigma": ("zero", "sigma_min"),
+    "solver_order": (1, 2, 3),
+    "solver_type": (None, "midpoint", "heun", "bh1", "bh2"),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+}
+
+
+def make_table(
+    config, num_steps, *, sampler=None, spacing=None, strength=1.0, from_noise=True, eta=None
+):
+    """A sampler over a noise schedule as a table of weights.
+
+    Args:
+        config: a `ScheduleConfig`.
+        num_steps: steps over the whole schedule, 1 to `config.num_train_timesteps`.
+        sampler: one of `SAMPLERS`; None takes the checkpoint's own.
+        spacing: one of `SPACINGS`; None takes the checkpoint's own. `"karras"` and
+            `"exponential"` respace the levels found by the checkpoint's spacing of timesteps, and
+            are for samplers that step between noise levels.
+        strength: the share of the steps that is taken, from the end, in (0, 1].
+        from_noise: whether x starts as pure noise (at strength 1), or else as latents with noise.
+        eta: ddim's fresh noise, or tcd's gamma, in [0, 1]; None takes 0 and 0.3.
+
+    Returns:
+        A `Table`.
+
+    Raises:
+        ValueError: on unknown names, numbers out of range, a strength that leaves no step, and
+            combinations that have no meaning; each named.
+    """
+    name = config.sampler if sampler is None else sampler
+    _check_choices(config, name, spacing)
+    _check_numbers(config, num_steps, strength, from_noise)
+    chosen = SAMPLERS[name]
+    eta = _check_eta(name, chosen.eta, eta)
+    _check_spacing(name, chosen.legs, spacing)
+
+    config = _spacing.with_spacing(config, spacing)
+    legs = chosen.legs(config, num_steps, eta)
+    steps = int(num_steps * strength)
+    schedule = _spacing.schedule_sigmas(config)
+    plan = Plan(legs, num_steps - steps, config, eta, partial(sigma_to_timestep, sigmas=schedule))
+    # Weights that come out infinite are refused below, all in one place.
+    with np.errstate(all="ignore"):
+        rows = list(chosen.rows(plan))
+        initial = (0.0, _pure_noise(config, legs)) if from_noise else rows[0].level
+        return tabulate(rows, config.prediction_type, initial, steps)
+
+
+def _pure_noise(config, legs):
+    """The deviation of starting noise: 1, or in sigma coordinates about the highest sigma.
+
+    With leading spacing, that does not reach the noisiest level, the deviation of a noisy picture.
+    """
+    if legs[0].level.signal < 1.0:
+        return 1.0
+    highest = max(leg.level.noise for leg in legs)
+    return np.hypot(highest, 1.0) if config.spacing == "leading" else highest
+
+
+def _check_choices(config, sampler, spacing):
+    if sampler not in SAMPLERS:
+        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}; not {sampler!r}")
+    if spacing is not None and spacing not in SPACINGS:
+        raise ValueError(f"`spacing` must be one of {', '.join(SPACINGS)}; not {spacing!r}")
+    for field, known in _CHOICES.items():
+        if getattr(config, field) not in known:
+            raise ValueError(f"`{field}` must be one of {known}, not {getattr(config, field)!r}")
+
+
+def _check_numbers(config, num_steps, strength, from_noise):
+    total = config.num_train_timesteps
+    whole = isinstance(num_steps, Integral) and not isinstance(num_steps, bool)
+    if not whole or not 1 <= num_steps <= total:
+        raise ValueError(f"`num_steps` must be an integer from 1 to {total}, not {num_steps!r}")
+    if not _is_number(strength) or not 0.0 < strength <= 1.0:
+        raise ValueError(f"`strength` must be a number above 0 and up to 1, not {strength!r}")
+    if int(num_steps * strength) < 1:
+        raise ValueError(f"`strength` {strength} of {num_steps} steps leaves no step")
+    if from_noise and strength < 1.0:
+        raise ValueError(f"starting from pure noise needs `strength` 1, not {strength}")
+
+
+def _check_eta(sampler, default, eta):
+    if eta is None:
+        return default
+    if default is None:
+        raise ValueError(f"`eta` is for ddim and tcd, not for {sampler}")
+    if not _is_number(eta) or not 0.0 <= eta <= 1.0:
+        raise ValueError(f"`eta` must be a number from 0 to 1, not {eta!r}")
+    return float(eta)
+
+
+def _check_spacing(sampler, legs, spacing):
+    if legs is _spacing.distilled and spacing is not None:
+        raise ValueError(f"`spacing` {spacing!r}: {sampler} has timesteps of its own")
+    if legs in (_spacing.discrete, _spacing.successive) and spacing in _spacing.SIGMA_SPACINGS:
+        raise ValueError(
+            f"`spacing` {spacing!r} is for samplers between noise levels; {sampler} takes one of "
+            f"{', '.join(_spacing.TIMESTEP_SPACINGS)}"
+        )
+
+
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
