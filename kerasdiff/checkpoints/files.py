@@ -1,6 +1,7 @@
 """Opening a file of tensors by what it holds, not by what it is called."""
 
 import json
+import re
 from pathlib import Path
 
 from kerasdiff.checkpoints.pickles import read_pickle
@@ -17,7 +18,8 @@ def open_tensors(path):
     """Open a file of tensors: safetensors, PyTorch's zip format, or a sharded index of either.
 
     Args:
-        path: a file; for a sharded checkpoint its `*.index.json`, whose shards lie beside it.
+        path: a file; for a sharded checkpoint its index (`*.index.json`, `*.index.fp16.json`),
+            whose shards lie beside it.
 
     Returns:
         `Tensors`: names to arrays, read one at a time; also a context manager.
@@ -27,7 +29,7 @@ def open_tensors(path):
     """
     path = Path(path)
     head = _head(path)
-    if path.name.endswith(".index.json"):
+    if re.search(r"\.index(\.\w+)?\.json$", path.name):
         return _open_shards(path)
     if head.startswith(b"PK\3\4"):
         return read_pickle(path)

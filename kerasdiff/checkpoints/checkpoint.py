@@ -1,0 +1,137 @@
+"""A checkpoint: its config and the tensors of its parts under canonical names, read when asked for.
+
+`open_checkpoint` takes a single file in the original layout or a diffusers folder, and looks at
+headers and configs alone.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kerasdiff.checkpoints import detect
+from kerasdiff.checkpoints.files import open_tensors
+from kerasdiff.checkpoints.folders import canonical_part, open_autoencoder_folder, open_folder
+from kerasdiff.checkpoints.load import load, state
+from kerasdiff.checkpoints.names import OriginalNames
+from kerasdiff.checkpoints.original import is_original_vae, split, take
+from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.configs import StableDiffusionConfig
+
+# An autoencoder is two models; each leaves the other's tensors alone.
+HALVES = ({"encoder", "quant_conv"}, {"decoder", "post_quant_conv"})
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint.
+
+    Attributes:
+        path: the file or folder.
+        config: its `StableDiffusionConfig`.
+        parts: "unet", "vae", "text_encoder" and, for SDXL, "text_encoder_2" to `Tensors` under
+            canonical names, in PyTorch's axis order.
+        tokenizer_folders: "tokenizer" and "tokenizer_2" to folders, where there are any.
+        skipped: names in the file that are no weights of any part.
+        prediction_type_source: what decided the prediction type, in words.
+    """
+
+    path: Path
+    config: StableDiffusionConfig
+    parts: dict
+    tokenizer_folders: dict = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    prediction_type_source: str = ""
+
+    def load(self, part, model):
+        """Give a model its weights; see `load.load` for what is returned and raised.
+
+        Args:
+            part: a key of `parts`. Both the image encoder and the decoder take from "vae".
+            model: the Keras model of that part's config.
+        """
+        if part not in self.parts:
+            raise CheckpointError(f"{self.path}: has no {part}; it has {', '.join(self.parts)}")
+        tensors = self.parts[part]
+        if part == "vae":
+            tensors = _half(tensors, model)
+        return load(model, tensors)
+
+
+def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
+    """Open a checkpoint without reading its weights.
+
+    Args:
+        path: a `.safetensors` or `.ckpt` file in the original layout, or a diffusers folder.
+        variant: of a folder's weight files, such as "fp16".
+        vae: a file or folder of another autoencoder to take in place of the checkpoint's own.
+        prediction_type: "epsilon" or "v_prediction", where the file does not show it.
+
+    Returns:
+        `Checkpoint`.
+
+    Raises:
+        CheckpointError: if a part is missing, a file is damaged or a tensor is of no part.
+        ValueError: if an argument does not fit the checkpoint.
+    """
+    path = Path(path)
+    if prediction_type not in (None, *PREDICTION_TYPES):
+        raise ValueError(
+            f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}"
+        )
+    if path.is_dir():
+        checkpoint = Checkpoint(path, *open_folder(path, variant), "the scheduler's config")
+    elif variant is not None:
+        raise ValueError(f"variant {variant!r} is for folders; {path} is a file")
+    else:
+        checkpoint = _open_file(path)
+    if vae is not None:
+        checkpoint = _with_vae(checkpoint, Path(vae), variant)
+    if prediction_type is not None:
+        schedule = replace(checkpoint.config.schedule, prediction_type=prediction_type)
+        checkpoint = replace(
+            checkpoint,
+            config=replace(checkpoint.config, schedule=schedule),
+            prediction_type_source="the argument",
+        )
+    return checkpoint
+
+
+def _open_file(path):
+    tensors = open_tensors(path)
+    config = detect.detect(tensors.shapes, tensors.metadata)
+    parts, skipped = split(tensors, config)
+    return Checkpoint(path, config, parts, {}, skipped, source)
+
+
+def _with_vae(checkpoint, path, variant):
+    """The checkpoint with the autoencoder of another file or folder."""
+    config = checkpoint.config
+    if path.is_dir():
+        autoencoder, tensors, _ = open_autoencoder_folder(path, variant)
+        config = replace(config, autoencoder=autoencoder)
+    else:
+        tensors, _ = _open_autoencoder_file(path, config)
+    return replace(checkpoint, config=config, parts=checkpoint.parts | {"vae": tensors})
+
+
+def _open_autoencoder_file(path, config):
+    """`Tensors` of a file in either layout that holds an autoencoder, alone or with the rest."""
+    tensors = open_tensors(path)
+    if not is_original_vae(tensors):
+        return canonical_part(tensors, "vae")
+    names = OriginalNames("vae", config)
+    whole = {name: entry for name, entry in tensors.entries.items() if name.startswith(names.root)}
+    tensors, left = take(tensors.with_entries(whole or tensors.entries), names)
+    unexpected = [name for name in left if not names.is_unused(name)]
+    if unexpected:
+        raise CheckpointError(f"{path}: not an autoencoder alone: {', '.join(unexpected[:5])}")
+    return tensors, left
+
+
+def _half(tensors, model):
+    """The tensors of an autoencoder but for the half that another model has."""
+    heads = {name.split(".")[0] for name in state(model)}
+    other = next(half for half in HALVES if not half & heads)
+    return tensors.with_entries(
+        {n: entry for n, entry in tensors.entries.items() if n.split(".")[0] not in other}
+    )

@@ -1,0 +1,181 @@
+"""keras-cv's Stable Diffusion weights: one `.h5` file a model, in Keras 2's legacy format.
+
+Layers' names in these files are automatic (`dense_12`), so that their order is what counts: the
+order in which Keras sorts a model's layers and each layer its weights. It is the order of the block
+plan, but for the second layer of the timestep embedding, which comes after the first convolution.
+Kernels are HWIO and IO; they are handed out in PyTorch's order like any other checkpoint's.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from kerasdiff.block_plan import autoencoder_plan, diffusion_model_plan
+from kerasdiff.checkpoints.files import HDF5
+from kerasdiff.checkpoints.names import is_matrix
+from kerasdiff.checkpoints.original import squeezed
+from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
+
+PARTS = {  # keras-cv's models and the parts of a checkpoint they belong to
+    "text_encoder": "text_encoder",
+    "image_encoder": "vae",
+    "decoder": "vae",
+    "diffusion_model": "unet",
+}
+UNBIASED = ("to_q", "to_k", "to_v")  # in the UNet
+RESNET = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_LAYER = (
+    "layer_norm1", *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
+    "layer_norm2", "mlp.fc1", "mlp.fc2",
+)  # fmt: skip
+
+
+def read_keras_h5(path, model, config):
+    """Open one model's weights as keras-cv publishes and saves them.
+
+    Args:
+        path: the `.h5` file.
+        model: "text_encoder", "image_encoder", "decoder" or "diffusion_model".
+        config: the `StableDiffusionConfig` of the whole checkpoint.
+
+    Returns:
+        `Tensors` under canonical names, in PyTorch's axis order, for `load`.
+
+    Raises:
+        CheckpointError: if the file is no such file or its layers are of another model.
+    """
+    path = Path(path)
+    order = list(_order(model, config))
+    try:
+        with path.open("rb") as file:
+            if file.read(8) != HDF5:
+                raise CheckpointError(f"{path}: not an HDF5 file")
+        file = h5py.File(path, "r")
+        layers = list(_layers(path, file))
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or not weights of Keras 2: {error}") from error
+    if len(layers) != len(order):
+        raise CheckpointError(
+            f"{path}: holds {len(layers)} layers with weights; the {model} has {len(order)}"
+        )
+    entries = {}
+    for (layer, weights), names in zip(layers, order, strict=True):
+        if names[-1].endswith("conv_shortcut.bias") and len(weights) == len(names) - 2:
+            names = names[:-2]  # a residual block has no shortcut where the channels stay
+        if len(weights) != len(names):
+            raise CheckpointError(
+                f"{path}: the layer {layer!r} has {len(weights)} weights; "
+                f"{names[0]} and what belongs to it are {len(names)}"
+            )
+        entries |= {
+            n: _entry(PARTS[model], n, dataset) for n, dataset in zip(names, weights, strict=True)
+        }
+    return Tensors(path, entries, on_close=file.close)
+
+
+def _layers(path, file):
+    """(name, datasets) of each layer that has weights, in the file's order."""
+    group = _get(path, file, "model_weights") if "model_weights" in file else file
+    if "layer_names" not in group.attrs and "layer_names0" not in group.attrs:
+        raise CheckpointError(f"{path}: has no layer_names: not weights that Keras 2 saved")
+    for layer in _strings(group, "layer_names"):
+        inner = _get(path, group, layer)
+        weights = [_get(path, inner, name) for name in _strings(inner, "weight_names")]
+        for dataset in weights:
+            if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+                raise CheckpointError(f"{path}: {layer!r} keeps its weights in another file")
+        if weights:
+            yield layer, weights
+
+
+def _strings(group, name):
+    """An attribute of strings, which Keras cuts into numbered pieces where it is long."""
+    names = [name] if name in group.attrs else []
+    names += [f"{name}{i}" for i in range(len(group.attrs)) if f"{name}{i}" in group.attrs]
+    texts = [text for piece in names for text in group.attrs[piece]]
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+
+
+def _get(path, group, name):
+    """A member of the file itself: links out of it, or across it, are refused."""
+    for step in name.split("/"):
+        if not isinstance(group.get(step, getlink=True), h5py.HardLink):
+            raise CheckpointError(f"{path}: {name!r} is missing or a link to elsewhere")
+        group = group[step]
+    return group
+
+
+def _entry(part, name, dataset):
+    """One weight, its axes brought into PyTorch's order."""
+    axes = range(dataset.ndim)
+    if dataset.ndim == 4:  # (H, W, I, O) -> (O, I, H, W)
+        axes = (3, 2, 0, 1)
+    elif dataset.ndim == 2 and not name.startswith("embeddings."):  # (I, O) -> (O, I)
+        axes = (1, 0)
+    shape = tuple(dataset.shape[axis] for axis in axes)
+    entry = LazyTensor(shape, dataset.dtype, lambda: np.asarray(dataset[()]).transpose(axes))
+    return squeezed(entry) if is_matrix(part, name) else entry
+
+
+def _order(model, config):
+    """Lists of canonical names, one list a layer of keras-cv's model."""
+    if model == "text_encoder":
+        yield ["embeddings.token_embedding.weight", "embeddings.position_embedding.weight"]
+        for i in range(config.text_encoders[0].depth):
+            yield _weights(f"encoder.layers.{i}.{name}" for name in TEXT_LAYER)
+        yield _weights(["final_layer_norm"])
+    elif model == "diffusion_model":
+        for name in ("time_embedding.linear_1", "conv_in", "time_embedding.linear_2"):
+            yield _weights([name])
+        for block in diffusion_model_plan(config.diffusion_model):
+            yield _weights(_unet_block(block.name))
+        yield from (_weights([name]) for name in ("conv_norm_out", "conv_out"))
+    elif model in ("image_encoder", "decoder"):
+        half = "encoder" if model == "image_encoder" else "decoder"
+        if half == "decoder":
+            yield _weights(["post_quant_conv"])
+        yield _weights([f"{half}.conv_in"])
+        for block in autoencoder_plan(config.autoencoder):
+            if block.name.startswith(half):
+                yield _weights(_vae_block(block.name))
+        yield from (_weights([f"{half}.{name}"]) for name in ("conv_norm_out", "conv_out"))
+        if half == "encoder":
+            yield _weights(["quant_conv"])
+    else:
+        raise ValueError(f"model must be one of {', '.join(PARTS)}; got {model!r}")
+
+
+def _weights(modules):
+    """Each module's weight and, unless it has none, bias."""
+    names = []
+    for module in modules:
+        names.append(f"{module}.weight")
+        if ".transformer_blocks." not in module or not module.endswith(UNBIASED):
+            names.append(f"{module}.bias")
+    return names
+
+
+def _unet_block(name):
+    kind = name.split(".")[-2]
+    if kind == "attentions":
+        inner = f"{name}.transformer_blocks.0"
+        yield from (f"{name}.norm", f"{name}.proj_in")
+        for i, attention in ((1, "attn1"), (2, "attn2")):
+            yield f"{inner}.norm{i}"
+            yield from (f"{inner}.{attention}.{leaf}" for leaf in ATTENTION)
+        yield from (f"{inner}.norm3", f"{inner}.ff.net.0.proj", f"{inner}.ff.net.2")
+        yield f"{name}.proj_out"
+    else:
+        yield from (f"{name}.{leaf}" for leaf in (RESNET if kind == "resnets" else ("conv",)))
+
+
+def _vae_block(name):
+    kind = name.split(".")[-2]
+    if kind == "resnets":
+        return [f"{name}.{leaf}" for leaf in RESNET if leaf != "time_emb_proj"]
+    leaves = ("group_norm", *ATTENTION) if kind == "attentions" else ("conv",)
+    return [f"{name}.{leaf}" for leaf in leaves]

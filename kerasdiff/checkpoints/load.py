@@ -1,0 +1,121 @@
+"""Strict loading: every variable gets a tensor, every tensor is accounted for, or nothing changes.
+
+Tensors are read one at a time and cast to the variable's dtype, so that memory stays near the size
+of the weights in that dtype.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kerasdiff.checkpoints.names import is_skipped
+from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors, require_finite
+from kerasdiff.layers import tensor_name, to_torch_axes
+
+SHOWN = 5  # names of each kind that an error lists
+
+
+@dataclass(frozen=True)
+class Report:
+    """What loading did with each name.
+
+    Attributes:
+        used: tensors that went into variables.
+        skipped: tensors that are known to be no weights of this model.
+        missing: variables for which there was no tensor.
+        unexpected: tensors for which there was no variable.
+        misshapen: (name, shape in the file, shape of the variable), both in PyTorch's order.
+    """
+
+    used: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+
+    @property
+    def fault(self):
+        """A sentence about what does not fit, or an empty string."""
+        shapes = [f"{name} {have} instead of {want}" for name, have, want in self.misshapen]
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": shapes}
+        return "; ".join(
+            f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{', ...' * (len(names) > SHOWN)}"
+            for kind, names in kinds.items()
+            if names
+        )
+
+
+class MismatchError(CheckpointError):
+    """Tensors and variables do not fit one to one; `report` says which."""
+
+    def __init__(self, source, model, report):
+        super().__init__(f"{source}: does not fit {model}: {report.fault}")
+        self.report = report
+
+
+def load(model, tensors, skip=is_skipped):
+    """Assign every variable of a model from tensors under canonical names.
+
+    Args:
+        model: a Keras model of this package.
+        tensors: mapping of canonical names to arrays in PyTorch's axis order, such as a part of a
+            `Checkpoint`.
+        skip: function of a name that is no variable's: True leaves the tensor out, reported as
+            skipped, False makes it unexpected.
+
+    Returns:
+        `Report`, with neither missing nor unexpected nor misshapen names.
+
+    Raises:
+        MismatchError: before anything is assigned, if names or shapes do not fit.
+        CheckpointError: if a tensor holds NaN or infinity in the variable's dtype.
+    """
+    tensors = Tensors.of(tensors)
+    variables = {tensor_name(variable): variable for variable in model.variables}
+    report = compare(tensors.shapes, {n: torch_shape(v) for n, v in variables.items()}, skip)
+    if report.fault:
+        raise MismatchError(tensors.source, model.name, report)
+    for name in report.used:
+        variable = variables[name]
+        with np.errstate(over="ignore"):
+            array = tensors[name].astype(_numpy_dtype(variable), copy=False)
+        require_finite(array, name, tensors.source)
+        variable.assign(array.transpose(np.argsort(to_torch_axes(variable))))
+    return report
+
+
+def compare(have, want, skip=is_skipped):
+    """The `Report` on two tables of names and shapes."""
+    common = [name for name in want if name in have]
+    rest = [name for name in have if name not in want]
+    bad = [(n, tuple(have[n]), tuple(want[n])) for n in common if tuple(have[n]) != tuple(want[n])]
+    return Report(
+        used=tuple(common),
+        skipped=tuple(name for name in rest if skip(name)),
+        missing=tuple(name for name in want if name not in have),
+        unexpected=tuple(name for name in rest if not skip(name)),
+        misshapen=tuple(bad),
+    )
+
+
+def state(model):
+    """A model's variables as `Tensors` under canonical names, in PyTorch's axis order."""
+    return Tensors(model.name, {tensor_name(v): _lazy(v) for v in model.variables})
+
+
+def _lazy(variable):
+    def read():
+        return np.asarray(variable.value).transpose(to_torch_axes(variable))
+
+    return LazyTensor(torch_shape(variable), _numpy_dtype(variable), read)
+
+
+def torch_shape(variable):
+    """A variable's shape in PyTorch's axis order."""
+    return tuple(variable.shape[axis] for axis in to_torch_axes(variable))
+
+
+def _numpy_dtype(variable):
+    from kerasdiff.checkpoints.tensors import FLOATS
+
+    return FLOATS[variable.dtype]

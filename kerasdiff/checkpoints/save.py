@@ -1,0 +1,127 @@
+"""Writing checkpoints: a diffusers folder or a single file, whole or not at all.
+
+Tensors pass through one at a time, so that a conversion needs the memory of the largest tensor.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from kerasdiff.checkpoints.checkpoint import open_checkpoint
+from kerasdiff.checkpoints.diffusers_configs import to_json
+from kerasdiff.checkpoints.folders import CONFIGS, TOKENIZERS
+from kerasdiff.checkpoints.names import OriginalNames, parts_of
+from kerasdiff.checkpoints.original import put
+from kerasdiff.checkpoints.safetensor_files import write_safetensors
+from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
+
+PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}  # as the ModelSpec standard says
+
+
+def convert(source, target, dtype=None, **options):
+    """Write a checkpoint anew: a single file if `target` ends in `.safetensors`, else a folder.
+
+    Args:
+        source: what `open_checkpoint` takes.
+        target: the file, which may exist, or the folder, which may exist if it is empty.
+        dtype: "float32", "float16" or "bfloat16"; None keeps each tensor's own.
+        **options: of `open_checkpoint`.
+
+    Raises:
+        CheckpointError: if the source is damaged or the target cannot be written; the target is
+            then as it was.
+    """
+    target = Path(target)
+    if target.suffix in (".ckpt", ".bin", ".pt", ".h5"):
+        raise CheckpointError(
+            f"{target}: {target.suffix} files are not written: name a .safetensors file or a folder"
+        )
+    checkpoint = open_checkpoint(source, **options)
+    if target.suffix == ".safetensors":
+        save_file(target, checkpoint.config, checkpoint.parts, dtype)
+    else:
+        folders = checkpoint.tokenizer_folders
+        save_folder(target, checkpoint.config, checkpoint.parts, dtype, folders)
+
+
+def save_file(path, config, parts, dtype=None):
+    """Write a single safetensors file in the original layout.
+
+    Args:
+        path: the file.
+        config: the `StableDiffusionConfig`.
+        parts: dict of part to mapping of canonical names to arrays in PyTorch's axis order, as
+            `Checkpoint.parts` or, of models, `load.state`.
+        dtype: "float32", "float16" or "bfloat16"; None keeps each tensor's own.
+    """
+    entries = {}
+    for part in parts_of(config):
+        tensors = _part(parts, part, dtype)
+        entries |= put(tensors, OriginalNames(part, config))
+    prediction_type = PREDICTION_TYPES.get(config.schedule.prediction_type)
+    metadata = {"format": "pt"}
+    if prediction_type:
+        metadata["modelspec.prediction_type"] = prediction_type
+    write_safetensors(path, Tensors(path, entries), metadata)
+
+
+def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
+    """Write a diffusers folder.
+
+    Args:
+        path: the folder; made, or filled if it exists and is empty.
+        config, parts, dtype: as for `save_file`.
+        tokenizer_folders: dict of "tokenizer" and "tokenizer_2" to folders that are copied; where
+            one is not given, CLIP's own vocabulary is written.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path}: exists and is not an empty folder")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        _fill(beside, config, parts, dtype, tokenizer_folders or {})
+        if path.exists():
+            path.rmdir()
+        beside.rename(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _fill(folder, config, parts, dtype, tokenizer_folders):
+    jsons = to_json(config)
+    _write_json(folder / "model_index.json", jsons["model_index"])
+    for part, name in CONFIGS.items():
+        if part in jsons:
+            (folder / part).mkdir()
+            _write_json(folder / part / name, jsons[part])
+    for part in parts_of(config):
+        text = part.startswith("text")
+        name = "model" if text else "diffusion_pytorch_model"
+        tensors = _part(parts, part, dtype)
+        if text:  # the names of transformers 4, which every version reads
+            entries = {
+                name if name == "text_projection.weight" else f"text_model.{name}": entry
+                for name, entry in tensors.entries.items()
+            }
+            tensors = tensors.with_entries(entries)
+        write_safetensors(folder / part / f"{name}.safetensors", tensors, {"format": "pt"})
+    for name in TOKENIZERS[: len(config.text_encoders)]:
+        if name in tokenizer_folders:
+            shutil.copytree(tokenizer_folders[name], folder / name)
+        else:
+            write_tokenizer(folder / name, jsons[name])
+
+
+def _part(parts, part, dtype):
+    if part not in parts:
+        raise CheckpointError(f"the {part} to save is missing; given: {', '.join(parts)}")
+    tensors = Tensors.of(parts[part], source=part)
+    return tensors.cast(dtype) if dtype else tensors
+
+
+def _write_json(path, table):
+    path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", "utf-8")
