@@ -250,8 +250,8 @@ def _shrink(config):
         ),
         diffusion_model=replace(
             unet, channels=(32, 64), layers_per_block=(1,) * levels, depth=depth,
-            up_depth=depth[::-1], mid_depth=max(depth), heads=(2, 4), context_dim=context, norm_groups=8,
-            size_embed_dim=unet.size_embed_dim and 8,
+            up_depth=depth[::-1], mid_depth=max(depth), heads=(2, 4), context_dim=context,
+            norm_groups=8, size_embed_dim=unet.size_embed_dim and 8,
             added_embed_dim=unet.added_embed_dim and 32 + 6 * 8,
         ),
         image_size=(32, 32),
