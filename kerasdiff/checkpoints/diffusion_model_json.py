@@ -64,7 +64,7 @@ def diffusion_model_config(json):
     context = set(fields.levels("cross_attention_dim", count))
     if len(context) > 1:
         fields.refuse("cross_attention_dim", fields["cross_attention_dim"], "the same everywhere")
-    sized = fields.choice("addition_embed_type", (None, "text_time")) is not None
+    size_embed_dim, added_embed_dim = _added(fields)
     return DiffusionModelConfig(
         in_channels=fields.integer("in_channels"),
         out_channels=fields.integer("out_channels"),
@@ -81,12 +81,8 @@ def diffusion_model_config(json):
         flip_sin_to_cos=fields.flag("flip_sin_to_cos"),
         freq_shift=fields.number("freq_shift", -1e6, 1e6),
         time_cond_dim=fields.integer("time_cond_proj_dim", optional=True),
-        size_embed_dim=fields.integer("addition_time_embed_dim") if sized else None,
-        added_embed_dim=(
-            fields.integer("projection_class_embeddings_input_dim", high=2 * MAX_WIDTH)
-            if sized
-            else None
-        ),
+        size_embed_dim=size_embed_dim,
+        added_embed_dim=added_embed_dim,
     )
 
 
@@ -128,6 +124,17 @@ def diffusion_model_json(config, sample_size):
         "addition_time_embed_dim": config.size_embed_dim,
         "projection_class_embeddings_input_dim": config.added_embed_dim,
     }
+
+
+def _added(fields):
+    """The widths of SDXL's embedding of a size number, and of pooled text with all of them."""
+    names = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+    if fields.choice("addition_embed_type", (None, "text_time")) is not None:
+        return tuple(fields.integer(name, high=2 * MAX_WIDTH) for name in names)
+    for name in names:
+        if fields[name] is not None:
+            fields.refuse(name, fields[name], "absent without `addition_embed_type`")
+    return None, None
 
 
 def _depths(fields, count):
