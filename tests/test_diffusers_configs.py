@@ -63,7 +63,7 @@ RELATED = {
     "hidden_size": "`cross_attention_dim`", "latent_channels": "`in_channels`",
     "projection_dim": "`projection_class_embeddings_input_dim`",
     "addition_time_embed_dim": "`projection_class_embeddings_input_dim`",
-    "max_position_embeddings": "number of tokens", "vocab_size": "`eos_token_id`",
+    "max_position_embeddings": "number of tokens",
     "block_out_channels": "`norm_num_groups`",
 }  # fmt: skip
 

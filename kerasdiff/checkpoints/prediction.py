@@ -70,8 +70,8 @@ def prediction_type(
         return "epsilon", f"the rule for {config.family}"
     if probe is None:
         return None, "undecided: shapes do not show it"
-    kind, correlation = decide_from_probe(*probe())
-    return kind, f"a step of the network, whose output correlates {correlation:.2f} with the noise"
+    kind, share = decide_from_probe(*probe())
+    return kind, f"a step of the network, with {share:.2f} of the noise in its output"
 
 
 def with_prediction_type(config, kind, keys=()):
@@ -105,27 +105,27 @@ def with_prediction_type(config, kind, keys=()):
 def decide_from_probe(output, noise):
     """The prediction type from one step on pure noise at the last timestep.
 
-    A network that predicts noise gives its input back there, nearly: their correlation is close
-    to 1. Velocity is there hardly anything but the clean picture, negated (of the noise, only a
-    share of sqrt(abar) = 0.07 is in it), and correlates with the noise little or negatively. The
-    threshold is halfway, 0.5.
+    What counts is the share of the noise in the output, <output, noise> / <noise, noise>. A
+    network that predicts noise gives its input back there: the share is close to 1. Velocity is
+    sqrt(abar) noise - sqrt(1 - abar) picture, with sqrt(abar) = 0.07 at the last timestep: the
+    share is close to 0, however faint the picture. The threshold is halfway, 0.5.
 
     Args:
         output, noise: arrays of one shape.
 
     Returns:
-        ("epsilon" or "v_prediction", the correlation).
+        ("epsilon" or "v_prediction", the share).
 
     Raises:
-        CheckpointError: the output is not finite or constant, so that the weights are no good.
+        CheckpointError: the output is constant or not finite: the weights are no good.
     """
     output, noise = (np.asarray(array, "float64").ravel() for array in (output, noise))
     if output.shape != noise.shape:
         raise ValueError(f"`output` has {output.size} numbers and `noise` {noise.size}")
-    if not np.isfinite(output).all() or np.ptp(output) == 0.0:
+    if not np.isfinite(output).all() or not np.ptp(output):
         raise CheckpointError("a step of the network on noise gave no usable output")
-    correlation = float(np.corrcoef(output, noise)[0, 1])
-    return ("epsilon" if correlation > PROBE_THRESHOLD else "v_prediction"), correlation
+    share = float(output @ noise / (noise @ noise))
+    return ("epsilon" if share > PROBE_THRESHOLD else "v_prediction"), share
 
 
 def _known_hashes():

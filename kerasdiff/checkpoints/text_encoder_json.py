@@ -62,7 +62,7 @@ def text_encoder_config(json, *, output_layer=-1, pad_token_id=None, projection=
     if pad_token_id is None:
         pad_token_id = CLIP_PAD if activation == "quick_gelu" else OPENCLIP_PAD
     vocabulary = fields.integer("vocab_size", high=MAX_VOCABULARY)
-    end = fields.integer("eos_token_id", 0, vocabulary - 1) if projection else None
+    end = fields.integer("eos_token_id", 0, MAX_VOCABULARY) if projection else None
     width = fields.integer("hidden_size")
     heads = fields.integer("num_attention_heads")
     if width % heads:
