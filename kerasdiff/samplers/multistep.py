@@ -97,8 +97,9 @@ def dpmpp(plan, order, sde=False):
         elif index == count - 2 and lower:
             usable = min(usable, 2)
         step = leg.target.sigma / leg.level.sigma  # exp(-h)
-        decay = step**2 if sde else step
-        form = leg.target.noise / leg.level.noise * decay / step * X
+        extra = step if sde else 1.0
+        decay = step * extra
+        form = leg.target.noise / leg.level.noise * extra * X
         form = form + leg.target.signal * (1 - decay) * D
         if usable > 1:
             lambdas = _lambdas(plan.legs[index - usable + 1 : index + 1])
