@@ -4,15 +4,18 @@
 headers and configs alone.
 """
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kerasdiff.checkpoints import detect
-from kerasdiff.checkpoints.files import open_tensors
+from kerasdiff.checkpoints import prediction
+from kerasdiff.checkpoints.detect import detect
+from kerasdiff.checkpoints.files import open_tensors, read_json
 from kerasdiff.checkpoints.folders import canonical_part, open_autoencoder_folder, open_folder
 from kerasdiff.checkpoints.load import load, state
 from kerasdiff.checkpoints.names import OriginalNames
 from kerasdiff.checkpoints.original import is_original_vae, split, take
+from kerasdiff.checkpoints.probe import probe
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.configs import StableDiffusionConfig
 
@@ -80,27 +83,53 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
         )
     if path.is_dir():
         checkpoint = Checkpoint(path, *open_folder(path, variant), "the scheduler's config")
+        if prediction_type is not None:
+            checkpoint = _overruled(checkpoint, prediction_type)
     elif variant is not None:
         raise ValueError(f"variant {variant!r} is for folders; {path} is a file")
     else:
-        checkpoint = _open_file(path)
+        checkpoint = _open_file(path, vae, prediction_type)
     if vae is not None:
         checkpoint = _with_vae(checkpoint, Path(vae), variant)
-    if prediction_type is not None:
-        schedule = replace(checkpoint.config.schedule, prediction_type=prediction_type)
-        checkpoint = replace(
-            checkpoint,
-            config=replace(checkpoint.config, schedule=schedule),
-            prediction_type_source="the argument",
-        )
     return checkpoint
 
 
-def _open_file(path):
+def _overruled(checkpoint, kind):
+    """A folder's checkpoint with another prediction type than its scheduler's config has."""
+    schedule = replace(checkpoint.config.schedule, prediction_type=kind)
+    config = replace(checkpoint.config, schedule=schedule)
+    return replace(checkpoint, config=config, prediction_type_source="the argument")
+
+
+def _open_file(path, vae, argument):
+    """A single file, whose own autoencoder may be missing if another is given."""
     tensors = open_tensors(path)
-    config = detect.detect(tensors.shapes, tensors.metadata)
-    parts, skipped = split(tensors, config)
+    given = () if vae is None else ("vae",)
+    try:
+        config = detect(tensors.shapes, tensors.metadata, given)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    parts, skipped = split(tensors, config, given)
+    facts = {"sidecar": _sidecar(path), "metadata": tensors.metadata, "keys": tuple(tensors)}
+    kind, source = prediction.prediction_type(config, argument=argument, **facts)
+    if kind is None:  # only now is it worth reading the whole file
+        with path.open("rb") as file:
+            facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        kind, source = prediction.prediction_type(
+            config, **facts, probe=lambda: probe(config.diffusion_model, parts["unet"])
+        )
+    config = prediction.with_prediction_type(config, kind, tuple(tensors))
     return Checkpoint(path, config, parts, {}, skipped, source)
+
+
+def _sidecar(path):
+    """What a config of the same name beside the file says: a table, a YAML text, or None."""
+    if path.with_suffix(".json").is_file():
+        return read_json(path.with_suffix(".json"))
+    for suffix in (".yaml", ".yml"):
+        if path.with_suffix(suffix).is_file():
+            return path.with_suffix(suffix).read_text("utf-8", errors="replace")
+    return None
 
 
 def _with_vae(checkpoint, path, variant):

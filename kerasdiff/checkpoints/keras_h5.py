@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kerasdiff.block_plan import autoencoder_plan, diffusion_model_plan
+from kerasdiff.block_plan import decoder_plan, diffusion_model_plan, encoder_plan
 from kerasdiff.checkpoints.files import HDF5
 from kerasdiff.checkpoints.names import is_matrix
 from kerasdiff.checkpoints.original import squeezed
@@ -26,6 +26,12 @@ PARTS = {  # keras-cv's models and the parts of a checkpoint they belong to
 UNBIASED = ("to_q", "to_k", "to_v")  # in the UNet
 RESNET = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+VAE_LEAVES = {
+    "res": [leaf for leaf in RESNET if leaf != "time_emb_proj"],
+    "attention": ["group_norm", *ATTENTION],
+    "down": ["conv"],
+    "up": ["conv"],
+}
 TEXT_LAYER = (
     "layer_norm1", *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
     "layer_norm2", "mlp.fc1", "mlp.fc2",
@@ -132,21 +138,23 @@ def _order(model, config):
         for name in ("time_embedding.linear_1", "conv_in", "time_embedding.linear_2"):
             yield _weights([name])
         for block in diffusion_model_plan(config.diffusion_model):
-            yield _weights(_unet_block(block.name))
+            yield _weights(_unet_block(block))
         yield from (_weights([name]) for name in ("conv_norm_out", "conv_out"))
-    elif model in ("image_encoder", "decoder"):
-        half = "encoder" if model == "image_encoder" else "decoder"
-        if half == "decoder":
-            yield _weights(["post_quant_conv"])
-        yield _weights([f"{half}.conv_in"])
-        for block in autoencoder_plan(config.autoencoder):
-            if block.name.startswith(half):
-                yield _weights(_vae_block(block.name))
-        yield from (_weights([f"{half}.{name}"]) for name in ("conv_norm_out", "conv_out"))
-        if half == "encoder":
-            yield _weights(["quant_conv"])
+    elif model == "image_encoder":
+        yield from _half("encoder", encoder_plan(config.autoencoder))
+        yield _weights(["quant_conv"])
+    elif model == "decoder":
+        yield _weights(["post_quant_conv"])
+        yield from _half("decoder", decoder_plan(config.autoencoder))
     else:
         raise ValueError(f"model must be one of {', '.join(PARTS)}; got {model!r}")
+
+
+def _half(half, plan):
+    yield _weights([f"{half}.conv_in"])
+    for block in plan:
+        yield _weights(f"{block.name}.{leaf}" for leaf in VAE_LEAVES[block.kind])
+    yield from (_weights([f"{half}.{name}"]) for name in ("conv_norm_out", "conv_out"))
 
 
 def _weights(modules):
@@ -159,23 +167,14 @@ def _weights(modules):
     return names
 
 
-def _unet_block(name):
-    kind = name.split(".")[-2]
-    if kind == "attentions":
-        inner = f"{name}.transformer_blocks.0"
-        yield from (f"{name}.norm", f"{name}.proj_in")
-        for i, attention in ((1, "attn1"), (2, "attn2")):
-            yield f"{inner}.norm{i}"
-            yield from (f"{inner}.{attention}.{leaf}" for leaf in ATTENTION)
-        yield from (f"{inner}.norm3", f"{inner}.ff.net.0.proj", f"{inner}.ff.net.2")
-        yield f"{name}.proj_out"
-    else:
-        yield from (f"{name}.{leaf}" for leaf in (RESNET if kind == "resnets" else ("conv",)))
-
-
-def _vae_block(name):
-    kind = name.split(".")[-2]
-    if kind == "resnets":
-        return [f"{name}.{leaf}" for leaf in RESNET if leaf != "time_emb_proj"]
-    leaves = ("group_norm", *ATTENTION) if kind == "attentions" else ("conv",)
-    return [f"{name}.{leaf}" for leaf in leaves]
+def _unet_block(block):
+    name, inner = block.name, f"{block.name}.transformer_blocks.0"
+    if block.kind != "transformer":
+        return [f"{name}.{leaf}" for leaf in (RESNET if block.kind == "res" else ("conv",))]
+    return [
+        *(f"{name}.{leaf}" for leaf in ("norm", "proj_in")),
+        *(f"{inner}.{leaf}" for leaf in ("norm1", *(f"attn1.{leaf}" for leaf in ATTENTION))),
+        *(f"{inner}.{leaf}" for leaf in ("norm2", *(f"attn2.{leaf}" for leaf in ATTENTION))),
+        *(f"{inner}.{leaf}" for leaf in ("norm3", "ff.net.0.proj", "ff.net.2")),
+        f"{name}.proj_out",
+    ]

@@ -27,9 +27,9 @@ VAE_ENDS = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"} | 
     for half in ("encoder", "decoder")
     for name, original in (("conv_in",) * 2, ("conv_norm_out", "norm_out"), ("conv_out",) * 2)
 }
-LEAVES = {  # part, then the kind of block as its name says it
+LEAVES = {  # of a part's blocks, by kind
     "unet": {
-        "resnets": {
+        "res": {
             "norm1": "in_layers.0",
             "conv1": "in_layers.2",
             "time_emb_proj": "emb_layers.1",
@@ -37,11 +37,11 @@ LEAVES = {  # part, then the kind of block as its name says it
             "conv2": "out_layers.3",
             "conv_shortcut": "skip_connection",
         },
-        "downsamplers": {"conv": "op"},
+        "down": {"conv": "op"},
     },
     "vae": {
-        "resnets": {"conv_shortcut": "nin_shortcut"},
-        "attentions": {
+        "res": {"conv_shortcut": "nin_shortcut"},
+        "attention": {
             "group_norm": "norm",
             "to_q": "q",
             "to_k": "k",
@@ -213,8 +213,7 @@ def _modules(part, config):
     yield from (UNET_ENDS if part == "unet" else VAE_ENDS).items()
     for block in (diffusion_model_plan if part == "unet" else autoencoder_plan)(config):
         yield block.name, block.original
-        kind = block.name.split(".")[-2]
-        for name, original in LEAVES[part].get(kind, {}).items():
+        for name, original in LEAVES[part].get(block.kind, {}).items():
             yield f"{block.name}.{name}", f"{block.original}.{original}"
 
 

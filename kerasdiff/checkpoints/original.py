@@ -10,12 +10,13 @@ from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor
 SHOWN = 5  # names that an error lists
 
 
-def split(tensors, config):
+def split(tensors, config, given=()):
     """The parts of a single file.
 
     Args:
         tensors: `Tensors` of the file.
         config: the `StableDiffusionConfig` it was found to have.
+        given: parts that come from elsewhere and may be missing here.
 
     Returns:
         dict of part to `Tensors` under canonical names, and a tuple of the names skipped.
@@ -28,6 +29,8 @@ def split(tensors, config):
     for part in parts_of(config):
         names = OriginalNames(part, config)
         mine = {name: rest.pop(name) for name in list(rest) if name.startswith(names.root)}
+        if not mine and part in given:
+            continue
         if not mine:
             raise CheckpointError(f"{tensors.source}: has no {part} (no {names.prefix}*)")
         parts[part], left = take(tensors.with_entries(mine), names)

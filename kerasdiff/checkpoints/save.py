@@ -9,14 +9,13 @@ import shutil
 from pathlib import Path
 
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
+from kerasdiff.checkpoints.detect import metadata_for
 from kerasdiff.checkpoints.diffusers_configs import to_json
 from kerasdiff.checkpoints.folders import CONFIGS, TOKENIZERS
 from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
-
-PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}  # as the ModelSpec standard says
 
 
 def convert(source, target, dtype=None, **options):
@@ -59,10 +58,7 @@ def save_file(path, config, parts, dtype=None):
     for part in parts_of(config):
         tensors = _part(parts, part, dtype)
         entries |= put(tensors, OriginalNames(part, config))
-    prediction_type = PREDICTION_TYPES.get(config.schedule.prediction_type)
-    metadata = {"format": "pt"}
-    if prediction_type:
-        metadata["modelspec.prediction_type"] = prediction_type
+    metadata = {"format": "pt"} | metadata_for(config)
     write_safetensors(path, Tensors(path, entries), metadata)
 
 
