@@ -5,7 +5,7 @@ CHANGES = {
     "unet": {
         "_class_name": "UNet3DConditionModel", "_diffusers_version": "9.9", "_name_or_path": "x",
         "act_fn": "gelu", "addition_embed_type": "image", "addition_embed_type_num_heads": 1,
-        "addition_time_embed_dim": 16, "attention_head_dim": 4, "attention_type": "gated",
+        "addition_time_embed_dim": 4, "attention_head_dim": 4, "attention_type": "gated",
         "block_out_channels": [64, 64], "center_input_sample": True,
         "class_embed_type": "timestep", "class_embeddings_concat": True, "conv_in_kernel": 1,
         "conv_out_kernel": 1, "cross_attention_dim": 48, "cross_attention_norm": "layer_norm",

@@ -16,7 +16,7 @@ from kerasdiff.checkpoints.schedule_json import (
     schedule_config,
 )
 from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.configs import SDXL, TINY
+from kerasdiff.configs import SD2, SDXL, TINY
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -110,3 +110,20 @@ def test_fields_of_other_classes_are_kept_for_a_change_of_sampler_and_never_in_t
     foreign = {"clip_sample": True, "skip_prk_steps": False, "sample_max_value": 1.0}
     assert schedule_config(euler | foreign) == schedule_config(euler)
     assert schedule_config(euler | {"set_alpha_to_one": True}).set_alpha_to_one
+
+
+def test_published_schedulers_of_stable_diffusion_2_and_xl_are_the_presets():
+    # as in the repositories of 2.1 and XL base 1.0, with their fields of other classes
+    common = {
+        "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False,
+        "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+    }  # fmt: skip
+    ddim = {"_class_name": "DDIMScheduler", "_diffusers_version": "0.8.0"}
+    assert schedule_config(common | ddim | {"prediction_type": "v_prediction"}) == SD2.schedule
+    euler = {
+        "_class_name": "EulerDiscreteScheduler", "_diffusers_version": "0.19.0.dev0",
+        "interpolation_type": "linear", "prediction_type": "epsilon", "sample_max_value": 1.0,
+        "timestep_spacing": "leading", "use_karras_sigmas": False,
+    }  # fmt: skip
+    assert schedule_config(common | euler) == SDXL.schedule
