@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from kerasdiff.block_plan import decoder_plan, diffusion_model_plan, encoder_plan
+from kerasdiff.block_plan import autoencoder_plan, diffusion_model_plan
 from kerasdiff.checkpoints.files import HDF5
 from kerasdiff.checkpoints.names import is_matrix
 from kerasdiff.checkpoints.original import squeezed
@@ -141,19 +141,20 @@ def _order(model, config):
             yield _weights(_unet_block(block))
         yield from (_weights([name]) for name in ("conv_norm_out", "conv_out"))
     elif model == "image_encoder":
-        yield from _half("encoder", encoder_plan(config.autoencoder))
+        yield from _half("encoder", config.autoencoder)
         yield _weights(["quant_conv"])
     elif model == "decoder":
         yield _weights(["post_quant_conv"])
-        yield from _half("decoder", decoder_plan(config.autoencoder))
+        yield from _half("decoder", config.autoencoder)
     else:
         raise ValueError(f"model must be one of {', '.join(PARTS)}; got {model!r}")
 
 
-def _half(half, plan):
+def _half(half, config):
     yield _weights([f"{half}.conv_in"])
-    for block in plan:
-        yield _weights(f"{block.name}.{leaf}" for leaf in VAE_LEAVES[block.kind])
+    for block in autoencoder_plan(config):
+        if block.name.startswith(half):
+            yield _weights(f"{block.name}.{leaf}" for leaf in VAE_LEAVES[block.kind])
     yield from (_weights([f"{half}.{name}"]) for name in ("conv_norm_out", "conv_out"))
 
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kerasdiff.checkpoints.names import is_skipped
-from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors, require_finite
+from kerasdiff.checkpoints.tensors import (
+    FLOATS,
+    CheckpointError,
+    LazyTensor,
+    Tensors,
+    require_finite,
+)
 from kerasdiff.layers import tensor_name, to_torch_axes
 
 SHOWN = 5  # names of each kind that an error lists
@@ -78,9 +84,11 @@ def load(model, tensors, skip=is_skipped):
     for name in report.used:
         variable = variables[name]
         with np.errstate(over="ignore"):
-            array = tensors[name].astype(_numpy_dtype(variable), copy=False)
+            array = tensors[name].astype(FLOATS[variable.dtype], copy=False)
         require_finite(array, name, tensors.source)
-        variable.assign(array.transpose(np.argsort(to_torch_axes(variable))))
+        variable.assign(
+            array.transpose(np.argsort(to_torch_axes(variable)))
+        )  # OIHW -> HWIO, OI -> IO
     return report
 
 
@@ -107,15 +115,9 @@ def _lazy(variable):
     def read():
         return np.asarray(variable.value).transpose(to_torch_axes(variable))
 
-    return LazyTensor(torch_shape(variable), _numpy_dtype(variable), read)
+    return LazyTensor(torch_shape(variable), FLOATS[variable.dtype], read)
 
 
 def torch_shape(variable):
     """A variable's shape in PyTorch's axis order."""
     return tuple(variable.shape[axis] for axis in to_torch_axes(variable))
-
-
-def _numpy_dtype(variable):
-    from kerasdiff.checkpoints.tensors import FLOATS
-
-    return FLOATS[variable.dtype]
