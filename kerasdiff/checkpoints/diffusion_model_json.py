@@ -8,6 +8,7 @@ from kerasdiff.checkpoints.config_fields import (
     Fields,
     channels_of,
     compact,
+    is_integer,
 )  # fmt: skip
 from kerasdiff.configs import DiffusionModelConfig
 
@@ -56,11 +57,7 @@ def diffusion_model_config(json):
         inside = i == count - 1 and mid_depth
         if (any(attends) or inside) and channels[i] % heads[i]:
             fields.refuse("attention_head_dim", heads[i], f"a divisor of {channels[i]} channels")
-    if fields["time_embedding_dim"] not in (None, 4 * channels[0]):
-        expected = f"4 times the first of `block_out_channels`, {4 * channels[0]}"
-        fields.refuse("time_embedding_dim", fields["time_embedding_dim"], expected)
-    if channels[0] % 2:
-        fields.refuse("block_out_channels", list(channels), "even at first")
+    _check_embeddings(fields, channels[0])
     context = set(fields.levels("cross_attention_dim", count))
     if len(context) > 1:
         fields.refuse("cross_attention_dim", fields["cross_attention_dim"], "the same everywhere")
@@ -79,7 +76,7 @@ def diffusion_model_config(json):
         norm_groups=fields.integer("norm_num_groups"),
         epsilon=fields.number("norm_eps", 0.0, 1.0),
         flip_sin_to_cos=fields.flag("flip_sin_to_cos"),
-        freq_shift=fields.number("freq_shift", -1e6, 1e6),
+        freq_shift=fields.number("freq_shift", 0.0, 1.0),
         time_cond_dim=fields.integer("time_cond_proj_dim", optional=True),
         size_embed_dim=size_embed_dim,
         added_embed_dim=added_embed_dim,
@@ -135,6 +132,18 @@ def _added(fields):
         if fields[name] is not None:
             fields.refuse(name, fields[name], "absent without `addition_embed_type`")
     return None, None
+
+
+def _check_embeddings(fields, width):
+    """Sinusoidal embeddings are pairs of a sine and a cosine, so their widths are even."""
+    if fields["time_embedding_dim"] not in (None, 4 * width):
+        expected = f"4 times the first of `block_out_channels`, {4 * width}"
+        fields.refuse("time_embedding_dim", fields["time_embedding_dim"], expected)
+    if width % 2 or width < 4:
+        fields.refuse("block_out_channels", fields["block_out_channels"], "even, from 4, at first")
+    for name in ("time_cond_proj_dim", "addition_time_embed_dim"):
+        if is_integer(fields[name], 1, MAX_WIDTH) and (fields[name] % 2 or fields[name] < 4):
+            fields.refuse(name, fields[name], "even, from 4")
 
 
 def _depths(fields, count):
