@@ -186,7 +186,8 @@ def test_numbers_of_the_wrong_type_or_not_finite_are_refused(part, field, value)
      ("block_out_channels", [32] * 100), ("attention_head_dim", [2, 4, 8]),
      ("attention_head_dim", 5), ("down_block_types", ["CrossAttnDownBlock2D"]),
      ("transformer_layers_per_block", [[1, 1], [1, 1]]), ("norm_num_groups", 7),
-     ("mid_block_type", "UNetMidBlock2D"), ("freq_shift", 2), ("time_cond_proj_dim", 7), ("sample_size", [8, 8, 8]),
+     ("mid_block_type", "UNetMidBlock2D"), ("freq_shift", 2), ("time_cond_proj_dim", 7),
+     ("sample_size", [8, 8, 8]),
      ("reverse_transformer_layers_per_block", [1])],
 )  # fmt: skip
 def test_lists_that_do_not_fit_are_refused(field, value):
