@@ -146,7 +146,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid):
         kind, storage, key, _, size = pid
         if kind != "storage" or not isinstance(storage, _StorageType):
-            raise pickle.UnpicklingError(f"the storage type {storage!r} is not supported")
+            return _Placeholder()
         if not isinstance(key, str) or type(size) is not int or size < 0:
             raise pickle.UnpicklingError(f"a storage {key!r} of {size!r} elements")
         return _Storage(storage.dtype, key, size)
