@@ -184,10 +184,11 @@ def read_pickle(path):
 
 
 def _prefix(path, infos):
+    if any(name.endswith("constants.pkl") for name in infos):
+        raise CheckpointError(f"{path}: a TorchScript program, not a checkpoint")
     names = [name for name in infos if name.split("/")[-1] == "data.pkl" and name.count("/") < 2]
     if len(names) != 1:
-        kind = "a TorchScript program" if any("constants.pkl" in n for n in infos) else "a zip file"
-        raise CheckpointError(f"{path}: {kind}, not a checkpoint written by torch.save")
+        raise CheckpointError(f"{path}: a zip file, not a checkpoint written by torch.save")
     return names[0][: -len("data.pkl")]
 
 
