@@ -33,7 +33,7 @@ SAMPLERS = {
     "euler": _Sampler(one_step.euler, _spacing.continuous),
     "euler_ancestral": _Sampler(one_step.euler_ancestral, _spacing.continuous),
     "heun": _Sampler(one_step.heun, _spacing.continuous),
-    "dpm2": _Sampler(one_step.dpm2, _spacing.continuous),
+    "dpm2": _Sampler(one_step.dpm2, partial(_spacing.continuous, whole_karras=True)),
     "lms": _Sampler(multistep.lms, _spacing.continuous),
     "plms": _Sampler(multistep.plms, _spacing.discrete),
     "dpmpp_2m": _Sampler(partial(multistep.dpmpp, order=2), _spacing.half_log),

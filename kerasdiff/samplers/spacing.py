@@ -63,14 +63,18 @@ def _legs(times, levels):
     return tuple(map(Leg, times, levels[:-1], levels[1:]))
 
 
-def continuous(config, count, eta):
-    """Samplers in sigma: fractional timesteps; Karras' levels lie between those of the spacing."""
+def continuous(config, count, eta, whole_karras=False):
+    """Samplers in sigma: fractional timesteps; Karras' levels lie between those of the spacing,
+    for dpm2 with their timesteps rounded.
+    """
     schedule = schedule_sigmas(config)
     times = timesteps(config, count, config.spacing or "linspace")
     sigmas = np.interp(times, np.arange(len(schedule)), schedule)
     if config.sigma_spacing:
         sigmas = _respaced(config, sigmas, count)
         times = sigma_to_timestep(sigmas, schedule)
+        if whole_karras and config.sigma_spacing == "karras":
+            times = times.round()
     sigmas = _with_final(config, sigmas, schedule)
     return _legs(times, [Level(np.float64(1.0), sigma) for sigma in sigmas])
 

@@ -61,6 +61,9 @@ def run_scheduler(scheduler, module, case, predict, eta=None):
 
     module.randn_tensor = draw
     scheduler.set_timesteps(case["steps"])
+    for name in {"sigmas", "sigmas_interpol"} & vars(scheduler).keys():
+        # Not to measure float32: Heun divides by the smallest sigma what the largest one scaled.
+        setattr(scheduler, name, getattr(scheduler, name).double())
     clean, noise = torch.from_numpy(case["clean"]), torch.from_numpy(case["noise"])
     times, start = scheduler.timesteps, 0
     if case["strength"] is not None or case["mask"] is not None:
@@ -74,7 +77,12 @@ def run_scheduler(scheduler, module, case, predict, eta=None):
     else:
         x = scheduler.add_noise(clean, noise, times[:1])
     if hasattr(scheduler, "noise_sampler"):
-        scheduler.noise_sampler = lambda *_: draw(x.shape)
+        scheduler.noise_sampler = _brownian(draw, x.shape)
+    if hasattr(scheduler, "derivatives") and start:
+        # Its multistep weights of image to image count slopes that were never taken: let the
+        # schedule begin where the run does.
+        scheduler.sigmas, scheduler.timesteps = scheduler.sigmas[start:], times
+        scheduler.set_begin_index(0)
     extra = {} if eta is None else {"eta": eta}
     for index, time in enumerate(times):
         scaled = scheduler.scale_model_input(x, time)
@@ -84,6 +92,36 @@ def run_scheduler(scheduler, module, case, predict, eta=None):
             known = clean
             if index + 1 < len(times):
                 known = scheduler.add_noise(clean, noise, times[index + 1 : index + 2])
+                known = _halfway(scheduler, clean, noise, known)
             mask = torch.from_numpy(case["mask"])
             x = (1 - mask) * known + mask * x
     return x.numpy(), [d.numpy() for d in draws], np.asarray(scheduler.timesteps, "float64")
+
+
+def _halfway(scheduler, clean, noise, known):
+    """Halfway through a step, dpm2 and dpmpp_sde noise to the step's end, which is not where x is:
+    what they should have known.
+    """
+    if not hasattr(scheduler, "mid_point_sigma") and not hasattr(scheduler, "sigmas_interpol"):
+        return known
+    if scheduler.state_in_first_order:
+        return known
+    if hasattr(scheduler, "mid_point_sigma"):
+        return clean + noise * scheduler.mid_point_sigma
+    return clean + noise * scheduler.sigmas_interpol[scheduler.step_index]
+
+
+def _brownian(draw, shape):
+    """Noise of a step's first half, then of all of it, from one Brownian motion in sigma."""
+    first = []
+
+    def sample(sigma, sigma_next):
+        fresh = draw(shape)
+        if not first:
+            first.append((fresh, sigma - sigma_next))
+            return fresh
+        half, length = first.pop()
+        shared = length / (sigma - sigma_next)
+        return shared.sqrt() * half + (1 - shared).sqrt() * fresh
+
+    return sample
