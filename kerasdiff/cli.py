@@ -1,6 +1,7 @@
 """The command line: a prompt in, a PNG out; and a look into checkpoint files."""
 
 import argparse
+import math
 import os
 import secrets
 import sys
@@ -19,6 +20,8 @@ With --init the size is the picture's own unless --size is given. A mask is blac
 picture stays and white where it is painted anew. What made a PNG is stored inside it:
 `kerasdiff info out.png` shows it.
 """
+
+SHOWN = 10  # skipped names that `info` lists
 
 COMMANDS = ("generate", "info", "convert")
 
@@ -44,6 +47,9 @@ def main(arguments=None):
 
 def generate(options):
     """`kerasdiff "a prompt"`: writes one PNG for each picture."""
+    for name, given in (("--mask", options.mask), ("--strength", options.strength)):
+        if given is not None and options.init is None:
+            raise ValueError(f"{name} needs --init, the picture that it is about")
     targets = _targets(options.output, options.batch)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
     height, width = options.size or (None, None)
@@ -84,6 +90,43 @@ def generate(options):
         strength = None
         pictures = model.text_to_image(options.prompt, **settings)
     _save(pictures, targets, options, model, seed, strength)
+
+
+def info(options):
+    """`kerasdiff info FILE`: what a checkpoint, or a PNG of ours, says about itself."""
+    path = Path(options.path)
+    if path.suffix.lower() == ".png":
+        from kerasdiff import images
+
+        print(images.read_parameters(path) or f"{path}: holds no parameters")
+        return
+    from kerasdiff.checkpoints.checkpoint import open_checkpoint
+    from kerasdiff.checkpoints.presets import find
+
+    checkpoint = open_checkpoint(find(options.path), variant=options.variant)
+    config = checkpoint.config
+    schedule, (height, width) = config.schedule, config.image_size
+    print(f"{checkpoint.path}: family {config.family}, {width}x{height} pixels")
+    print(f"predicts {schedule.prediction_type} (by {checkpoint.prediction_type_source})")
+    print(f"sampler {schedule.sampler}")
+    for part, tensors in checkpoint.parts.items():
+        dtypes = ", ".join(sorted({str(entry.dtype) for entry in tensors.entries.values()}))
+        count = sum(math.prod(shape) for shape in tensors.shapes.values())
+        print(f"{part}: {len(tensors)} tensors, {count / 1e6:.1f} M numbers, {dtypes}")
+    print(f"skipped: {len(checkpoint.skipped)} tensors")
+    for name in checkpoint.skipped[:SHOWN]:
+        print(f"  {name}")
+    if len(checkpoint.skipped) > SHOWN:
+        print("  ...")
+
+
+def convert(options):
+    """`kerasdiff convert IN OUT`: writes a checkpoint in another layout or dtype."""
+    from kerasdiff.checkpoints.presets import find
+    from kerasdiff.checkpoints.save import convert as convert_checkpoint
+
+    convert_checkpoint(find(options.source), options.target, options.dtype, variant=options.variant)
+    print(options.target)
 
 
 def _save(pictures, targets, options, model, seed, strength):
@@ -164,6 +207,18 @@ def _parser():
     )
     add.set_defaults(run=generate)
     _add_generate(add)
+
+    add = commands.add_parser("info", help="what a checkpoint or PNG holds")
+    add.set_defaults(run=info)
+    add.add_argument("path", help="preset, file or folder; or a PNG made here")
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+
+    add = commands.add_parser("convert", help="write a checkpoint in another layout or dtype")
+    add.set_defaults(run=convert)
+    add.add_argument("source", help="preset, file or folder")
+    add.add_argument("target", help="a .safetensors file (original layout) or a new folder")
+    add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
     return parser
 
 

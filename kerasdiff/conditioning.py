@@ -88,7 +88,7 @@ def network_inputs(config, positive, negative, guidance_scale, height, width):
     count = len(inputs["context"])
     if config.added_embed_dim:
         numbers = np.array([height, width, 0, 0, height, width], "float32")
-        sizes = to_numpy(timestep_embedding(numbers, config.size_embed_dim)).reshape(1, -1)
+        sizes = to_numpy(_embedded(numbers, config)).reshape(1, -1)  # (1, 6 * width)
         pooled = np.concatenate([side.pooled for side in sides])
         inputs["added_embedding"] = np.concatenate([pooled, sizes.repeat(count, axis=0)], axis=-1)
     if config.time_cond_dim:
@@ -96,6 +96,11 @@ def network_inputs(config, positive, negative, guidance_scale, height, width):
         embedding = timestep_embedding(scale, config.time_cond_dim, False, 1.0)
         inputs["guidance_embedding"] = to_numpy(embedding)
     return inputs
+
+
+def _embedded(numbers, config):
+    rule = config.flip_sin_to_cos, config.freq_shift
+    return timestep_embedding(numbers, config.size_embed_dim, *rule)
 
 
 def to_numpy(tensor):

@@ -160,6 +160,11 @@ def parameters_text(prompt, negative_prompt, settings):
     return "\n".join(lines)
 
 
+def read_parameters(path):
+    """The `parameters` text of a PNG file, or None."""
+    return getattr(read(path), "text", {}).get("parameters")
+
+
 def _quoted(value):
     text = str(value)
     return (

@@ -1,0 +1,1 @@
+"""A small model to try things with, offline."""

@@ -1,0 +1,155 @@
+"""The command line: one clear error, exit code 2, no traceback, no half-written file."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kerasdiff.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from kerasdiff.demo.checkpoint import write_checkpoint
+
+    path = tmp_path_factory.mktemp("checkpoint") / "demo"
+    write_checkpoint(path, image_size=(64, 64))
+    return path
+
+
+@pytest.fixture
+def run(folder, tmp_path, capsys):
+    def call(*arguments, model=folder):
+        code = main([*arguments, "--model", str(model), "-o", str(tmp_path / "out.png")])
+        return code, capsys.readouterr()
+
+    return call
+
+
+FEW = ("--steps", "2", "--sampler", "ddim", "--seed", "5")
+
+
+def test_a_prompt_in_a_png_out(run, tmp_path):
+    code, said = run("a red house", *FEW, "--size", "96x64")
+    assert code == 0, said.err
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (96, 64)
+        assert image.text["parameters"] == (
+            "a red house\nSteps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 5, Size: 96x64, "
+            "Model: demo, Version: kerasdiff"
+        )
+    assert "out.png  seed 5" in said.out
+
+
+def test_a_batch_is_numbered_and_seeded(run, tmp_path):
+    assert run("a red house", *FEW, "--batch", "2")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.png", "out-2.png"]
+    assert run("a red house", "--steps", "2", "--sampler", "ddim", "--seed", "6")[0] == 0
+    second, alone = (np.asarray(Image.open(tmp_path / name)) for name in ("out-2.png", "out.png"))
+    assert np.abs(second.astype(int) - alone).max() <= 1
+
+
+def test_image_to_image_and_inpainting(run, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype="uint8")
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(np.eye(64, 96, dtype="uint8") * 255).save(tmp_path / "mask.png")
+    photo = ("--init", str(tmp_path / "photo.png"))
+    assert run("a house", *FEW, *photo, "--strength", "0.5")[0] == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (96, 64)
+        assert "Denoising strength: 0.5" in image.text["parameters"]
+    assert run("a house", *FEW, *photo, "--mask", str(tmp_path / "mask.png"))[0] == 0
+
+
+BAD = {
+    "a size that does not fit": (["--size", "100x64"], "`img_width` must be a multiple of 8"),
+    "no steps": (["--steps", "0"], "num_steps"),
+    "absurd steps": (["--steps", "100000"], "num_steps"),
+    "an unknown sampler": (["--sampler", "magic"], "magic"),
+    "an unknown schedule": (["--schedule", "magic"], "magic"),
+    "a negative seed": (["--seed", "-1"], "`seed` must be"),
+    "no pictures": (["--batch", "0"], "--batch must be at least 1"),
+    "a missing picture": (["--init", "nowhere.png"], "nowhere.png: cannot be read"),
+    "guidance that is no number": (["--guidance", "nan"], "unconditional_guidance_scale"),
+    "eta where it means nothing": (["--sampler", "euler", "--eta", "0.5"], "eta"),
+    "a mask without a picture": (["--mask", "mask.png"], "--mask needs --init"),
+    "strength without a picture": (["--strength", "0.5"], "--strength needs --init"),
+}
+
+
+@pytest.mark.parametrize("arguments, message", BAD.values(), ids=BAD)
+def test_bad_input_is_one_clear_line(run, tmp_path, arguments, message):
+    code, said = run("a red house", "--steps", "2", *arguments)
+    assert code == 2
+    assert said.err.startswith("kerasdiff: error: ") and said.err.count("\n") == 1
+    assert message in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_too_long_say_how_long(run, tmp_path):
+    code, said = run("word " * 80, *FEW)
+    assert code == 2 and "80" in said.err and "75" in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", (b"", b"hello", b"\x00" * 100, b"PK\x03\x04broken"))
+def test_files_that_are_no_checkpoints(run, tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    code, said = run("a red house", model=path)
+    assert code == 2 and "model.safetensors" in said.err and said.err.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_unknown_models_are_named(run):
+    code, said = run("a red house", model="no-such-model")
+    assert code == 2 and "no-such-model" in said.err
+
+
+@pytest.mark.parametrize("output", ("missing/out.png", "out.jpg", "."))
+def test_outputs_that_cannot_be_written(folder, tmp_path, capsys, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    assert main(["a house", *FEW, "--model", str(folder), "-o", output]) == 2
+    assert "--output" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_and_convert(folder, tmp_path, capsys):
+    assert main(["info", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "sd1" in said and "float32" in said and "unet" in said
+    single = tmp_path / "single.safetensors"
+    assert main(["convert", str(folder), str(single), "--dtype", "float16"]) == 0
+    assert main(["info", str(single)]) == 0
+    assert "float16" in capsys.readouterr().out
+    assert main(["convert", str(single), str(tmp_path / "back")]) == 0
+    assert main(["convert", str(single), str(tmp_path / "back")]) == 2
+    assert "back" in capsys.readouterr().err
+
+
+def test_info_tells_how_a_picture_was_made(run, tmp_path, capsys):
+    run("a red house", *FEW)
+    assert main(["info", str(tmp_path / "out.png")]) == 0
+    assert "Seed: 5" in capsys.readouterr().out
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "examples:" in said and "--init photo.png" in said
+
+
+def test_importing_the_package_is_quick_and_quiet():
+    code = (
+        "import sys, kerasdiff; print([n for n in ('tensorflow', 'keras', 'jax', 'PIL', 'numpy') "
+        "if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.stdout == "[]\n" and done.stderr == ""
