@@ -1,0 +1,122 @@
+"""The public function: checks what it is given and picks the plain form or the loop over pieces."""
+
+import keras
+from keras import ops
+
+from kerasdiff.attention.pieces import MASKED, chunked, sum_dtype
+
+SHORT = 4
+"""Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
+
+
+def attention(
+    query, key, value, mask=None, *, scale=None, query_chunk_size=512, key_chunk_size=4096
+):
+    """`softmax(scale * query @ key.T) @ value` for each head, exactly.
+
+    Problems of at most `SHORT * query_chunk_size * key_chunk_size` scores take the plain form;
+    longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
+    Matrix products are in the inputs' dtype; softmax, its sums and all accumulation over chunks
+    are in float32 (float64 for float64). Queries are scaled before the product, so that float16
+    scores overflow later.
+
+    Args:
+        query: (B, Tq, H, D) floating point. All lengths are allowed.
+        key: (B, Tk, H, D), of the same dtype.
+        value: (B, Tk, H, Dv), of the same dtype.
+        mask: optional boolean, True where a query may attend to a key: (B, Tq, Tk), the same for
+            all heads, or anything of another rank that broadcasts to (B, H, Tq, Tk). Dimensions
+            of Tq and Tk that are unknown while tracing are taken to be full. A query that may
+            attend to nothing gives zeros and has no gradient.
+        scale: of the scores; 1 / sqrt(D) by default.
+        query_chunk_size, key_chunk_size: the most queries and keys whose scores exist at once.
+
+    Returns:
+        (B, Tq, H, Dv) in the dtype of `query`.
+
+    Raises:
+        ValueError: on chunk sizes below 1, and on shapes or dtypes that do not fit together.
+    """
+    check_chunk_sizes(query_chunk_size=query_chunk_size, key_chunk_size=key_chunk_size)
+    query, key, value = (ops.convert_to_tensor(array) for array in (query, key, value))
+    check_shapes(query=tuple(query.shape), key=tuple(key.shape), value=tuple(value.shape))
+    _check_dtypes(query, key, value)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query = ops.cast(ops.cast(query, sum_dtype(query)) * scale, query.dtype)
+    given = {"query": query, "key": key, "value": value}
+    if mask is not None:
+        given["mask"] = _four_axes(ops.convert_to_tensor(mask), query, key)
+    sizes = (query_chunk_size, key_chunk_size)
+    return _plain(**given) if _is_short(query, key, sizes) else chunked(given, sizes)
+
+
+def _is_short(query, key, sizes):
+    lengths = (*ops.shape(query)[:3], ops.shape(key)[1])
+    if not all(isinstance(length, int) for length in lengths):
+        return False
+    batch, queries, heads, keys = lengths
+    return batch * heads * queries * keys <= SHORT * sizes[0] * sizes[1]
+
+
+def _plain(query, key, value, mask=None):
+    query, key, value = (ops.transpose(array, (0, 2, 1, 3)) for array in (query, key, value))
+    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
+    scores = ops.cast(scores, sum_dtype(query))
+    if mask is not None:
+        scores = ops.where(mask, scores, MASKED)
+    output = ops.matmul(ops.cast(ops.softmax(scores), value.dtype), value)
+    if mask is not None:
+        output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0)
+    return ops.transpose(output, (0, 2, 1, 3))  # (B, Tq, H, Dv)
+
+
+def check_chunk_sizes(**sizes):
+    """ValueError unless every named size is a whole number from 1 up."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"`{name}` must be a whole number from 1 up, not {size!r}")
+
+
+def check_shapes(**shapes):
+    """ValueError unless shapes of query, key and value, (B, T, H, D) or with None, fit together."""
+    for name, shape in shapes.items():
+        if len(shape) != 4:
+            raise ValueError(f"`{name}` must have shape (batch, length, heads, size), not {shape}")
+    axes = [("batches", 0, "query"), ("heads", 2, "query"), ("lengths", 1, "key")]
+    pairs = [(name, *axis) for name in ("key", "value") for axis in axes]
+    for name, what, axis, other in [*pairs, ("key", "head sizes", 3, "query")]:
+        if _differ(shapes[name][axis], shapes[other][axis]):
+            raise ValueError(
+                f"{what} of `{name}` {shapes[name]} and `{other}` {shapes[other]} differ"
+            )
+
+
+def _check_dtypes(*arrays):
+    dtypes = [keras.backend.standardize_dtype(array.dtype) for array in arrays]
+    if "float" not in dtypes[0] or len(set(dtypes)) > 1:
+        raise ValueError(
+            f"`query`, `key` and `value` must share one floating dtype, not {', '.join(dtypes)}"
+        )
+
+
+def _differ(size, other):
+    return size is not None and other is not None and size != other
+
+
+def _four_axes(mask, query, key):
+    """The mask with axes (B, H, Tq, Tk), each full or 1."""
+    shape = tuple(mask.shape)
+    if keras.backend.standardize_dtype(mask.dtype) != "bool":
+        raise ValueError(f"`mask` must be boolean, True where a query attends, not {mask.dtype}")
+    if len(shape) > 4:
+        raise ValueError(f"`mask` must have at most four axes, not shape {shape}")
+    mask = ops.expand_dims(mask, 1) if len(shape) == 3 else mask
+    while len(mask.shape) < 4:
+        mask = ops.expand_dims(mask, 0)
+    full = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    for size, wanted in zip(mask.shape, full, strict=True):
+        if size != 1 and _differ(size, wanted):
+            raise ValueError(
+                f"`mask` of shape {shape} does not fit (batch, heads, queries, keys) {full}"
+            )
+    return mask
