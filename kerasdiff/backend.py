@@ -56,7 +56,10 @@ def device():
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return next((kind.lower() for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "cpu")
+        return next(
+            (kind.lower() for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)),
+            "cpu",
+        )
     if keras.backend.backend() == "jax":
         import jax
 

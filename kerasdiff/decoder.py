@@ -1,32 +1,35 @@
-"""The autoencoder's way out: latents to pictures (arXiv 2112.10752, section 3.1)."""
+"""The autoencoder's decoder: latents to pictures (arXiv 2112.10752, section 3.1)."""
 
 import keras
 
 from kerasdiff.block_plan import decoder_blocks
-from kerasdiff.blocks import autoencoder_layer
 from kerasdiff.configs import AutoencoderConfig
-from kerasdiff.layers import register
-from kerasdiff.networks import Network, dtype_of
+from kerasdiff.layers import Network, apply_blocks, to_policy
 
 
-@register
+@keras.saving.register_keras_serializable("kerasdiff")
 class Decoder(Network):
-    """Scaled latents (B, h, w, C) to pictures (B, H, W, 3) around [-1, 1], not clipped.
+    """Scaled latents (B, h, w, C) to pictures (B, f h, f w, 3), around [-1, 1], not clipped.
 
     Args:
-        config: an `AutoencoderConfig`; H and W are h and w times its `factor`.
-        dtype: "float32", "bfloat16", "float16" or a mixed policy.
+        config: an `AutoencoderConfig`; f is its `factor`.
+        dtype: float32 (None), bfloat16, float16, mixed_bfloat16 or mixed_float16.
         name: of the model.
+
+    Raises:
+        ValueError: if `norm_groups` does not divide every one of `channels`, or
+            `scaling_factor` is 0.
     """
 
-    config_class = AutoencoderConfig
+    CONFIG = AutoencoderConfig
 
-    def __init__(self, config=AutoencoderConfig(), *, dtype="float32", name="decoder"):  # noqa: B008
-        shape = (None, None, config.latent_channels)
-        latent = keras.Input(shape, dtype=dtype_of(dtype), name="latent")
-        x = keras.layers.Rescaling(
-            1.0 / config.scaling_factor, config.shift_factor, name="unscale", dtype=dtype
-        )(latent)
-        for block in decoder_blocks(config):
-            x = autoencoder_layer(block, config, dtype)(x)
-        super().__init__(latent, x, config, dtype, name)
+    def __init__(self, config=CONFIG(), *, dtype=None, name="decoder", trainable=True):  # noqa: B008
+        if not config.scaling_factor:
+            raise ValueError("`scaling_factor` must not be 0")
+        policy = to_policy(dtype)
+        latent = keras.Input((None, None, config.latent_channels), name="latent", dtype="float32")
+        unscale = keras.layers.Rescaling(
+            1.0 / config.scaling_factor, config.shift_factor, name="unscale", dtype="float32"
+        )
+        image = apply_blocks(unscale(latent), decoder_blocks(config), config, policy)
+        super().__init__(config, latent, image, policy, name, trainable)

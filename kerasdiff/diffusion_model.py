@@ -1,154 +1,173 @@
-"""The UNet that predicts noise or velocity (arXiv 2112.10752; SDXL, arXiv 2307.01952)."""
+"""The UNet of latent diffusion (arXiv 2112.10752; SDXL: arXiv 2307.01952), and its timesteps."""
 
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
-from kerasdiff.block_plan import diffusion_model_plan
-from kerasdiff.blocks import Downsample, ResBlock, SpatialTransformer, Upsample
+from kerasdiff.block_plan import unet_blocks
 from kerasdiff.configs import DiffusionModelConfig
-from kerasdiff.layers import Dense, GroupNorm, PaddedConv2D, register
-from kerasdiff.networks import Network, dtype_of
+from kerasdiff.layers import (
+    Downsample,
+    GroupNorm,
+    Network,
+    PaddedConv2D,
+    ResBlock,
+    SpatialTransformer,
+    TimeEmbedding,
+    Upsample,
+    to_policy,
+)
 
 
-def timestep_embedding(timesteps, width, flip_sin_to_cos=True, freq_shift=0.0, max_period=10000.0):
-    """Sines and cosines of a number at many frequencies (arXiv 1706.03762, section 3.5).
-
-    Args:
-        timesteps: (B,) numbers, fractions too.
-        width: of the embedding, even.
-        flip_sin_to_cos: cosines first.
-        freq_shift: 0 or 1, how the frequencies are spread.
-
-    Returns:
-        (B, width) float32.
-    """
-    half = width // 2
-    exponent = -math.log(max_period) * ops.arange(half, dtype="float32") / (half - freq_shift)
-    angles = ops.cast(timesteps, "float32")[:, None] * ops.exp(exponent)[None]  # (B, width / 2)
-    pair = [ops.sin(angles), ops.cos(angles)]
-    return ops.concatenate(pair[::-1] if flip_sin_to_cos else pair, axis=-1)
-
-
-@register
+@keras.saving.register_keras_serializable("kerasdiff")
 class DiffusionModel(Network):
-    """Noisy latents, a timestep and a context to a prediction, (B, h, w, out_channels).
+    """F: noisy latents, a timestep and a text to predicted noise or velocity.
 
-    Inputs, as a list in this order or as a dict by name; any h and w, any number of tokens T:
-
-    - `latent` (B, h, w, in_channels), `timestep_embedding` (B, channels[0]) from the function of
-      that name, `context` (B, T, context_dim);
-    - where the config has them: `added_embedding` (B, added_embed_dim) and `guidance_embedding`
-      (B, time_cond_dim);
-    - with `controlnet_residuals`: `residual_0`, `residual_1`, ... for what each skip carries and
-      `residual_mid` for the middle, each of that feature map's shape.
+    Inputs, in this order, each under its name: `latent` (B, h, w, in_channels),
+    `timestep_embedding` (B, channels[0]), `context` (B, T, context_dim), and, where the config has
+    them, `added_embedding` (B, added_embed_dim), `guidance_embedding` (B, time_cond_dim), and
+    ControlNet's residuals `controlnet_down_0` ... and `controlnet_mid`, of the shapes of the skips
+    and the middle. The output is (B, h, w, out_channels). Any h and w will do.
 
     Args:
         config: a `DiffusionModelConfig`.
-        dtype: "float32", "bfloat16", "float16" or a mixed policy.
+        dtype: float32 (None), bfloat16, float16, mixed_bfloat16 or mixed_float16.
         name: of the model.
 
     Raises:
-        ValueError: channels do not split into groups or heads, or the config's tuples disagree.
+        ValueError: if `norm_groups` or `heads` do not divide the channels of their level, or the
+            config's tuples differ in length.
     """
 
-    config_class = DiffusionModelConfig
+    CONFIG = DiffusionModelConfig
 
-    def __init__(self, config=DiffusionModelConfig(), *, dtype="float32", name="diffusion_model"):  # noqa: B008
-        _check(config)
-        own, io = {"dtype": dtype}, dtype_of(dtype)
-        latent = keras.Input((None, None, config.in_channels), dtype=io, name="latent")
-        time = keras.Input((config.channels[0],), dtype=io, name="timestep_embedding")
-        context = keras.Input((None, config.context_dim), dtype=io, name="context")
-        inputs = [latent, time, context]
-        embedding, extra = _embed(config, time, own)
-        inputs += extra
+    def __init__(self, config=CONFIG(), *, dtype=None, name="diffusion_model", trainable=True):  # noqa: B008
+        policy = to_policy(dtype)
+        inputs = _inputs(config)
+        walk = _Walk(config, policy, inputs)
+        output = walk.through(unet_blocks(config))
+        super().__init__(config, list(inputs.values()), output, policy, name, trainable)
 
-        x = PaddedConv2D(config.channels[0], padding=1, name="conv_in", **own)(latent)
-        skips = [x]
-        for block in diffusion_model_plan(config):
+
+def timestep_embedding(timesteps, width, flip_sin_to_cos=True, freq_shift=0.0, max_period=10000.0):
+    """Sinusoidal embedding (arXiv 2006.11239, from 1706.03762), in float32.
+
+    Args:
+        timesteps: (B,) numbers, fractions allowed.
+        width: of the embedding; even.
+        flip_sin_to_cos: cosines first.
+        freq_shift: taken from the number of frequencies.
+        max_period: of the slowest frequency.
+
+    Returns:
+        (B, width) float32.
+
+    Raises:
+        ValueError: if `width` is odd or not positive.
+    """
+    if width < 2 or width % 2:
+        raise ValueError(f"`width` must be even and positive; got {width}")
+    half = width // 2
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype="float32")
+    frequencies = np.exp(exponents / np.float32(half - freq_shift))
+    angles = ops.cast(timesteps, "float32")[:, None] * frequencies  # (B, width / 2)
+    waves = [ops.sin(angles), ops.cos(angles)]
+    return ops.concatenate(waves[::-1] if flip_sin_to_cos else waves, axis=-1)
+
+
+def _inputs(config):
+    """The graph's inputs by name, in order."""
+    shapes = {
+        "latent": (None, None, config.in_channels),
+        "timestep_embedding": (config.channels[0],),
+        "context": (None, config.context_dim),
+        "added_embedding": config.added_embed_dim and (config.added_embed_dim,),
+        "guidance_embedding": config.time_cond_dim and (config.time_cond_dim,),
+    }
+    if config.controlnet_residuals:
+        skips = [block for block in unet_blocks(config) if block.skip == "push"]
+        for i, block in enumerate(skips):
+            shapes[f"controlnet_down_{i}"] = (None, None, block.channels)
+        shapes["controlnet_mid"] = (None, None, config.channels[-1])
+    return {
+        name: keras.Input(shape, name=name, dtype="float32")
+        for name, shape in shapes.items()
+        if shape is not None
+    }
+
+
+class _Walk:
+    """Builds the graph along the plan: down with skips kept, the middle, up with skips joined."""
+
+    def __init__(self, config, policy, inputs):
+        self.config, self.policy, self.inputs = config, policy, inputs
+        self.skips = []
+
+    def through(self, blocks):
+        """The output, from the inputs through all blocks."""
+        embedders = [block for block in blocks if block.kind == "time"]
+        self.embedding = self._embed(embedders)
+        down = [block for block in blocks if block.name.startswith(("conv_in", "down_blocks"))]
+        middle = [block for block in blocks if block.name.startswith("mid_block")]
+        x = self._pass(self.inputs["latent"], down)
+        if self.config.controlnet_residuals:
+            self.skips = [
+                self._add(f"controlnet_down_{i}", skip) for i, skip in enumerate(self.skips)
+            ]
+        x = self._pass(x, middle)
+        if self.config.controlnet_residuals:
+            x = self._add("controlnet_mid", x)
+        return self._pass(x, blocks[len(embedders) + len(down) + len(middle) :])
+
+    def _pass(self, x, blocks):
+        for block in blocks:
             if block.skip == "pop":
-                if config.controlnet_residuals and len(inputs) == 3 + len(extra):
-                    x, residuals = _add_residuals(x, skips, io)
-                    inputs += residuals
-                x = keras.layers.Concatenate(name=f"{block.name}.skip", **own)([x, skips.pop()])
-            x = _apply(block, config, x, embedding, context, skips, own)
+                x = self._make(keras.layers.Concatenate, f"{block.name}.concat")(
+                    [x, self.skips.pop()]
+                )
+            x = getattr(self, f"_{block.kind}")(block, x)
             if block.skip == "push":
-                skips.append(x)
-        norm = (config.norm_groups, config.epsilon, "silu")
-        x = GroupNorm(*norm, name="conv_norm_out", **own)(x)
-        x = PaddedConv2D(config.out_channels, padding=1, name="conv_out", **own)(x)
-        super().__init__(inputs, x, config, dtype, name)
+                self.skips.append(x)
+        return x
 
+    def _make(self, kind, name, *args):
+        return kind(*args, name=name, dtype=self.policy)
 
-def _embed(config, time, own):
-    """What steers the residual blocks, (B, 4 channels[0]), and the further inputs it needs."""
-    width, inputs = 4 * config.channels[0], []
+    def _add(self, residual, x):
+        added = self._make(keras.layers.Add, f"{residual}.add")
+        return added([x, self.inputs[residual]])
 
-    def dense(name):
-        return Dense(width, name=name, **own)
+    def _embed(self, blocks):
+        """The timestep's embedding (B, 4 channels[0]) with what is added to it, activated."""
+        first, *added = [self._make(TimeEmbedding, block.name, block.channels) for block in blocks]
+        x = first(self.inputs["timestep_embedding"], self.inputs.get("guidance_embedding"))
+        if added:
+            parts = [x, added[0](self.inputs["added_embedding"])]
+            x = self._make(keras.layers.Add, "embedding")(parts)
+        return self._make(keras.layers.Activation, "time_act", "silu")(x)
 
-    def silu(name, x):
-        return keras.layers.Activation("silu", name=name, **own)(x)
+    def _conv(self, block, x):
+        return self._make(PaddedConv2D, block.name, block.channels, 3, 1)(x)
 
-    if config.time_cond_dim:
-        guidance = keras.Input((config.time_cond_dim,), dtype=time.dtype, name="guidance_embedding")
-        project = Dense(config.channels[0], False, name="time_embedding.cond_proj", **own)
-        time = keras.layers.Add(name="time_embedding.cond", **own)([time, project(guidance)])
-        inputs.append(guidance)
-    x = silu("time_embedding.act", dense("time_embedding.linear_1")(time))
-    embedding = dense("time_embedding.linear_2")(x)
-    if config.added_embed_dim:
-        added = keras.Input((config.added_embed_dim,), dtype=time.dtype, name="added_embedding")
-        x = silu("add_embedding.act", dense("add_embedding.linear_1")(added))
-        x = dense("add_embedding.linear_2")(x)
-        embedding = keras.layers.Add(name="embedding", **own)([embedding, x])
-        inputs.insert(0, added)
-    return embedding, inputs
+    def _norm(self, block, x):
+        x = self._make(GroupNorm, block.name, self.config.norm_groups, self.config.epsilon)(x)
+        return self._make(keras.layers.Activation, "conv_act", "silu")(x)
 
+    def _res(self, block, x):
+        norm = (self.config.norm_groups, self.config.epsilon)
+        return self._make(ResBlock, block.name, block.channels, *norm)(x, self.embedding)
 
-def _apply(block, config, x, embedding, context, skips, own):
-    if block.kind == "res":
-        layer = ResBlock(block.channels, config.norm_groups, config.epsilon, name=block.name, **own)
-        return layer(x, embedding)
-    if block.kind == "transformer":
-        layer = SpatialTransformer(
-            block.heads, block.depth, config.linear_projection, config.norm_groups,
-            config.transformer_epsilon, name=block.name, **own,
+    def _transformer(self, block, x):
+        transformer = self._make(
+            SpatialTransformer, block.name, block.heads, block.depth, self.config.norm_groups,
+            self.config.transformer_epsilon, self.config.linear_projection,
         )  # fmt: skip
-        return layer(x, context)
-    if block.kind == "down":
-        return Downsample((1, 1), name=block.name, **own)(x)
-    return Upsample(name=block.name, **own)(x, skips[-1])
+        return transformer(x, self.inputs["context"])
 
+    def _down(self, block, x):
+        return self._make(Downsample, block.name, block.channels)(x)
 
-def _add_residuals(x, skips, dtype):
-    """Adds a ControlNet's residuals to the middle and, in place, to all skips."""
-
-    def add(name, tensor):
-        residual = keras.Input(tensor.shape[1:], dtype=dtype, name=name)
-        return residual, keras.layers.Add(name=f"add_{name}", dtype=dtype)([tensor, residual])
-
-    residuals = []
-    for index, skip in enumerate(skips):
-        residual, skips[index] = add(f"residual_{index}", skip)
-        residuals.append(residual)
-    residual, x = add("residual_mid", x)
-    return x, [*residuals, residual]
-
-
-def _check(config):
-    for level, channels in enumerate(config.channels):
-        if channels % config.norm_groups:
-            raise ValueError(
-                f"`channels` {channels} of level {level} do not split into "
-                f"{config.norm_groups} groups (`norm_groups`)"
-            )
-        if config.depth[level] and channels % config.heads[level]:
-            raise ValueError(
-                f"`channels` {channels} of level {level} do not split into "
-                f"{config.heads[level]} heads (`heads`)"
-            )
-    if config.channels[0] % 2:
-        raise ValueError(f"`channels` must start with an even number, not {config.channels[0]}")
+    def _up(self, block, x):
+        return self._make(Upsample, block.name, block.channels)(x, self.skips[-1])

@@ -1,74 +1,70 @@
-"""The autoencoder's way in: pictures to latents (arXiv 2112.10752, section 3.1)."""
+"""The autoencoder's encoder: pictures to latents (arXiv 2112.10752, section 3.1)."""
+
+from functools import cached_property
 
 import keras
 from keras import ops
 
 from kerasdiff.block_plan import encoder_blocks
-from kerasdiff.blocks import autoencoder_layer
 from kerasdiff.configs import AutoencoderConfig
-from kerasdiff.layers import register
-from kerasdiff.networks import Network, dtype_of
+from kerasdiff.layers import MeanLatents, Network, apply_blocks, to_policy
+
+LOG_VARIANCE = (-30.0, 20.0)
+"""The range that log variances are clipped to (Latent Diffusion's code)."""
 
 
-@register
-class ScaledMean(keras.layers.Layer):
-    """The mean of the posterior as scaled latents: moments (B, h, w, 2C) -> (B, h, w, C)."""
-
-    def __init__(self, scaling_factor, shift_factor, **kwargs):
-        super().__init__(**kwargs)
-        self.scaling_factor, self.shift_factor = scaling_factor, shift_factor
-
-    def call(self, moments):
-        mean = ops.split(moments, 2, axis=-1)[0]
-        return (mean - self.shift_factor) * self.scaling_factor
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], input_shape[-1] // 2)
-
-    def get_config(self):
-        own = {"scaling_factor": self.scaling_factor, "shift_factor": self.shift_factor}
-        return {**super().get_config(), **own}
-
-
-@register
+@keras.saving.register_keras_serializable("kerasdiff")
 class ImageEncoder(Network):
-    """Pictures (B, H, W, 3) in [-1, 1] to the posterior's mean as scaled latents (B, h, w, C).
+    """Pictures (B, H, W, 3) in [-1, 1] to mean latents (B, H/f, W/f, C), scaled, in float32.
+
+    `layers[-2].output` are the moments before that, as in keras-cv.
 
     Args:
-        config: an `AutoencoderConfig`; h and w are H and W divided by its `factor`.
-        dtype: "float32", "bfloat16", "float16" or a mixed policy.
+        config: an `AutoencoderConfig`; f is its `factor`.
+        dtype: float32 (None), bfloat16, float16, mixed_bfloat16 or mixed_float16.
         name: of the model.
 
-    Attributes:
-        moments: a model that shares these layers, from pictures to mean and log variance,
-            (B, h, w, 2C), before sampling and scaling.
+    Raises:
+        ValueError: if `norm_groups` does not divide every one of `channels`.
     """
 
-    config_class = AutoencoderConfig
+    CONFIG = AutoencoderConfig
 
-    def __init__(self, config=AutoencoderConfig(), *, dtype="float32", name="image_encoder"):  # noqa: B008
-        shape = (None, None, config.image_channels)
-        x = image = keras.Input(shape, dtype=dtype_of(dtype), name="image")
-        for block in encoder_blocks(config):
-            x = autoencoder_layer(block, config, dtype)(x)
-        scale = ScaledMean(
-            config.scaling_factor, config.shift_factor, name="scaled_mean", dtype=dtype
-        )
-        super().__init__(image, scale(x), config, dtype, name)
-        self.moments = keras.Model(image, x, name=f"{name}_moments")
+    def __init__(self, config=CONFIG(), *, dtype=None, name="image_encoder", trainable=True):  # noqa: B008
+        policy = to_policy(dtype)
+        image = keras.Input((None, None, config.image_channels), name="image", dtype="float32")
+        moments = apply_blocks(image, encoder_blocks(config), config, policy)
+        latents = MeanLatents(config.scaling_factor, config.shift_factor, name="latents")(moments)
+        super().__init__(config, image, latents, policy, name, trainable)
+
+    @cached_property
+    def moments(self):
+        """The same network up to the moments (B, H/f, W/f, 2 C): mean and log variance."""
+        model = keras.Model(self.input, self.layers[-2].output, name=f"{self.name}_moments")
+        model.dtype_policy = self.dtype_policy
+        return model
 
 
 def sample_moments(moments, noise, config):
-    """Scaled latents drawn from the posterior.
+    """A sample of the posterior as scaled latents, in float32.
 
     Args:
-        moments: (B, h, w, 2C), mean and log variance, which is clipped to [-30, 20].
-        noise: standard normal, (B, h, w, C).
+        moments: (B, h, w, 2 C), see `ImageEncoder.moments`.
+        noise: (B, h, w, C), normal.
         config: the `AutoencoderConfig`.
 
     Returns:
-        (B, h, w, C) float32.
+        (B, h, w, C).
+
+    Raises:
+        ValueError: if the shapes do not fit.
     """
-    mean, log_variance = ops.split(ops.cast(moments, "float32"), 2, axis=-1)
-    sample = mean + ops.exp(0.5 * ops.clip(log_variance, -30.0, 20.0)) * noise
-    return (sample - config.shift_factor) * config.scaling_factor
+    moments, noise = ops.cast(moments, "float32"), ops.cast(noise, "float32")
+    if (*noise.shape[:-1], 2 * noise.shape[-1]) != tuple(moments.shape):
+        raise ValueError(
+            f"`noise` must have half the channels of `moments`, whose shape is "
+            f"{tuple(moments.shape)}; got {tuple(noise.shape)}"
+        )
+    mean, log_variance = ops.split(moments, 2, axis=-1)
+    deviation = ops.exp(0.5 * ops.clip(log_variance, *LOG_VARIANCE))
+    return (mean + deviation * noise - config.shift_factor) * config.scaling_factor

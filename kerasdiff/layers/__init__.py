@@ -1,0 +1,37 @@
+"""The layers that the networks are made of.
+
+`Dense` and `PaddedConv2D` are the one door for matrices and convolutions: no other layer owns a
+kernel. Every layer that owns variables is named with the full diffusers name of its tensors'
+module, so that `tensor_name` needs no table.
+"""
+
+from kerasdiff.layers.autoencoder import AttentionBlock, MeanLatents, apply_blocks
+from kerasdiff.layers.basic import Dense, GroupNorm, PaddedConv2D, layer_norm
+from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, TimeEmbedding, Upsample
+from kerasdiff.layers.network import Network, to_policy
+from kerasdiff.layers.transformers import Attention, FeedForward, SpatialTransformer
+from kerasdiff.layers.variables import initializer, tensor_name, to_torch_axes, uninitialized
+
+__all__ = [
+    "Attention",
+    "AttentionBlock",
+    "Composite",
+    "Dense",
+    "Downsample",
+    "FeedForward",
+    "GroupNorm",
+    "MeanLatents",
+    "Network",
+    "PaddedConv2D",
+    "ResBlock",
+    "SpatialTransformer",
+    "TimeEmbedding",
+    "Upsample",
+    "apply_blocks",
+    "initializer",
+    "layer_norm",
+    "tensor_name",
+    "to_policy",
+    "to_torch_axes",
+    "uninitialized",
+]
