@@ -34,9 +34,9 @@ def probe(config, tensors):
         config.freq_shift,
     )
     inputs = {
-        "latent": noise,
+        "latent": ops.convert_to_tensor(noise),
         "timestep_embedding": embedding,
-        "context": np.zeros((1, TOKENS, config.context_dim), np.float32),
+        "context": ops.zeros((1, TOKENS, config.context_dim)),
     }
     output = ops.convert_to_numpy(model(inputs, training=False))
     return output, noise[..., : config.out_channels]

@@ -16,6 +16,7 @@ from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
+from kerasdiff.tokenizer_files import clip_vocabulary
 
 
 def convert(source, target, dtype=None, **options):
@@ -109,7 +110,7 @@ def _fill(folder, config, parts, dtype, tokenizer_folders):
         if name in tokenizer_folders:
             shutil.copytree(tokenizer_folders[name], folder / name)
         else:
-            write_tokenizer(folder / name, jsons[name])
+            _write_tokenizer(folder / name, jsons[name])
 
 
 def _part(parts, part, dtype):
@@ -121,3 +122,15 @@ def _part(parts, part, dtype):
 
 def _write_json(path, table):
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _write_tokenizer(folder, config):
+    """CLIP's own vocabulary with the special tokens of a `tokenizer_config.json`."""
+    vocabulary = clip_vocabulary()
+    merges = "".join(f"{first} {second}\n" for first, second in vocabulary.merges)
+    special = {name: token for name, token in config.items() if name.endswith("_token") and token}
+    folder.mkdir()
+    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / "special_tokens_map.json", special)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary.ids, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
