@@ -222,7 +222,8 @@ class NoiseScheduler:
             model_output, learned = self._halves(model_output, sample)
         abar = float(self.alphas_cumprod[timestep])
         before = float(self.alphas_cumprod[timestep - 1]) if timestep > 0 else 1.0
-        alpha, beta = float(self.alphas[timestep]), float(self.betas[timestep])
+        alpha = float(self.alphas[timestep])
+        beta = 1.0 - alpha
 
         clean = model_output
         if predict_epsilon:
@@ -264,10 +265,10 @@ class NoiseScheduler:
 
     def _scales(self, timesteps, samples):
         """sqrt(abar) and sqrt(1 - abar) at `timesteps`, shaped to multiply `samples`."""
-        if isinstance(timesteps, int | np.integer | np.ndarray | list | tuple):
-            abar = self.alphas_cumprod[self._check(timesteps)]
-        else:
+        if ops.is_tensor(timesteps):
             abar = ops.take(self.alphas_cumprod, timesteps, axis=0)
+        else:
+            abar = self.alphas_cumprod[self._check(timesteps)]
         # () or (B,) -> (1 or B, 1, ..., 1)
         abar = ops.reshape(abar, (-1,) + (1,) * (len(samples.shape) - 1))
         return self._like(ops.sqrt(abar), samples), self._like(ops.sqrt(1.0 - abar), samples)
