@@ -18,6 +18,9 @@ from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
 from kerasdiff.tokenizer_files import clip_vocabulary
 
+# diffusers will not open an inpainting folder that does not say whose layout it has
+LAYOUT = {"_diffusers_version": "0.42.1"}
+
 
 def convert(source, target, dtype=None, **options):
     """Write a checkpoint anew: a single file if `target` ends in `.safetensors`, else a folder.
@@ -90,7 +93,7 @@ def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
 
 def _fill(folder, config, parts, dtype, tokenizer_folders):
     jsons = to_json(config)
-    _write_json(folder / "model_index.json", jsons["model_index"])
+    _write_json(folder / "model_index.json", jsons["model_index"] | LAYOUT)
     for part, name in CONFIGS.items():
         if part in jsons:
             (folder / part).mkdir()
