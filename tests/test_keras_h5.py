@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from layouts import layout, layout_json
 
+from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError
 from kerasdiff.checkpoints.keras_h5 import read_keras_h5
 from kerasdiff.configs import SD1, SD2_BASE
@@ -185,6 +186,30 @@ def test_every_weight_of_keras_cv_goes_where_its_number_says(tmp_path, key):
         if diffusers == "vae":
             shapes = {n: shape for n, shape in shapes.items() if n.startswith(halves)}
         assert tensors.shapes == shapes
+
+
+@pytest.mark.parametrize(
+    ("text", "unet", "config", "suffix"),
+    [
+        ("kcv_encoder", "kcv_diffusion_model", SD1, ""),
+        ("text_encoder_v2_1", "diffusion_model_v2_1", SD2_BASE, "_v2"),
+    ],
+)
+def test_keras_cv_s_cache_folder_is_a_checkpoint(tmp_path, text, unet, config, suffix):
+    files = {text: f"text_encoder{suffix}", unet: f"diffusion_model{suffix}"}
+    files |= {"kcv_decoder": "decoder", "vae_encoder": "image_encoder"}
+    for name, key in files.items():
+        write_h5(tmp_path / f"{name}.h5", layout_json("keras_cv_h5")[key])
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.config == config
+    assert checkpoint.parts["vae"].shapes == layout("diffusers_vae")
+    diffusers = {"text_encoder": MODELS[f"text_encoder{suffix}"][2]}
+    diffusers["unet"] = MODELS[f"diffusion_model{suffix}"][2]
+    for part, name in diffusers.items():
+        assert checkpoint.parts[part].shapes == layout(f"diffusers_{name}")
+    (tmp_path / "vae_encoder.h5").unlink()
+    with pytest.raises(CheckpointError, match="vae_encoder.h5"):
+        open_checkpoint(tmp_path)
 
 
 def test_kernels_are_transposed(tmp_path):

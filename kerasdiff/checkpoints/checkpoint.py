@@ -12,6 +12,7 @@ from kerasdiff.checkpoints import prediction
 from kerasdiff.checkpoints.detect import detect
 from kerasdiff.checkpoints.files import open_tensors, read_json
 from kerasdiff.checkpoints.folders import canonical_part, open_autoencoder_folder, open_folder
+from kerasdiff.checkpoints.keras_h5 import is_keras_folder, open_keras_folder
 from kerasdiff.checkpoints.load import load, state
 from kerasdiff.checkpoints.names import OriginalNames
 from kerasdiff.checkpoints.original import is_original_vae, split, take
@@ -64,7 +65,8 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
     """Open a checkpoint without reading its weights.
 
     Args:
-        path: a `.safetensors` or `.ckpt` file in the original layout, or a diffusers folder.
+        path: a `.safetensors` or `.ckpt` file in the original layout, a diffusers folder, or a
+            folder of keras-cv's `.h5` files under their published names.
         variant: of a folder's weight files, such as "fp16".
         vae: a file or folder of another autoencoder to take in place of the checkpoint's own.
         prediction_type: "epsilon" or "v_prediction", where the file does not show it.
@@ -82,7 +84,11 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
             f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}"
         )
     if path.is_dir():
-        checkpoint = Checkpoint(path, *open_folder(path, variant), "the scheduler's config")
+        if is_keras_folder(path):
+            checkpoint = Checkpoint(path, *open_keras_folder(path))
+            checkpoint = replace(checkpoint, prediction_type_source="the rule for keras-cv's files")
+        else:
+            checkpoint = Checkpoint(path, *open_folder(path, variant), "the scheduler's config")
         if prediction_type is not None:
             checkpoint = _overruled(checkpoint, prediction_type)
     elif variant is not None:

@@ -16,6 +16,7 @@ from kerasdiff.checkpoints.files import HDF5
 from kerasdiff.checkpoints.names import is_matrix
 from kerasdiff.checkpoints.original import squeezed
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
+from kerasdiff.configs import SD1, SD2_BASE
 
 PARTS = {  # keras-cv's models and the parts of a checkpoint they belong to
     "text_encoder": "text_encoder",
@@ -23,6 +24,15 @@ PARTS = {  # keras-cv's models and the parts of a checkpoint they belong to
     "decoder": "vae",
     "diffusion_model": "unet",
 }
+# keras-cv's file names, which its cache folder keeps; both kinds predict noise, and share the VAE
+VAE_FILES = {"vae_encoder.h5": "image_encoder", "kcv_decoder.h5": "decoder"}
+FOLDERS = (
+    (SD1, {"kcv_encoder.h5": "text_encoder", "kcv_diffusion_model.h5": "diffusion_model"}),
+    (
+        SD2_BASE,
+        {"text_encoder_v2_1.h5": "text_encoder", "diffusion_model_v2_1.h5": "diffusion_model"},
+    ),
+)
 UNBIASED = ("to_q", "to_k", "to_v")  # in the UNet
 RESNET = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -36,6 +46,34 @@ TEXT_LAYER = (
     "layer_norm1", *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
     "layer_norm2", "mlp.fc1", "mlp.fc2",
 )  # fmt: skip
+
+
+def is_keras_folder(path):
+    """Whether a folder holds keras-cv's files under the names that they are published by."""
+    return any((path / name).is_file() for _, files in FOLDERS for name in files)
+
+
+def open_keras_folder(path):
+    """keras-cv's files in one folder, such as `~/.keras/models`.
+
+    Returns:
+        The `StableDiffusionConfig` and a dict of part to `Tensors`.
+
+    Raises:
+        CheckpointError: if a file is missing, or those of two checkpoints are there.
+    """
+    found = [pair for pair in FOLDERS if any((path / name).is_file() for name in pair[1])]
+    if len(found) != 1:
+        raise CheckpointError(f"{path}: holds the files of both of keras-cv's checkpoints")
+    config, files = found[0]
+    parts = {}
+    for name, model in (files | VAE_FILES).items():
+        tensors = read_keras_h5(path / name, model, config)
+        part = PARTS[model]
+        if part in parts:
+            tensors = tensors.with_entries(parts[part].entries | tensors.entries)
+        parts[part] = tensors
+    return config, parts
 
 
 def read_keras_h5(path, model, config):
