@@ -59,22 +59,23 @@ def read_safetensors(path):
         raise CheckpointError(f"{path}: __metadata__ is not a table of strings")
     spans = {name: _span(path, name, entry) for name, entry in header.items()}
     _check_layout(path, spans, size - 8 - length)
-    data = _map(path, 8 + length)
     entries = {
-        name: LazyTensor(shape, dtype, _reader(data, begin, end, dtype, shape))
-        for name, (begin, end, dtype, shape) in spans.items()
+        name: LazyTensor(shape, dtype, _reader(path, 8 + length + begin, dtype, shape))
+        for name, (begin, _, dtype, shape) in spans.items()
     }
     return Tensors(path, entries, metadata)
 
 
-def _map(path, offset):
-    if path.stat().st_size == offset:  # an empty map is refused by the system
-        return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="r", offset=offset)
+def _reader(path, offset, dtype, shape):
+    def read():
+        size = math.prod(shape) * dtype.itemsize
+        if not size:  # an empty map is refused by the system
+            return np.empty(shape, dtype)
+        # a map for each tensor, so that its pages go when it goes
+        data = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(size,))
+        return np.asarray(data).view(dtype).reshape(shape)
 
-
-def _reader(data, begin, end, dtype, shape):
-    return lambda: np.asarray(data[begin:end]).view(dtype).reshape(shape)
+    return read
 
 
 def _parse_header(path, text):
