@@ -66,8 +66,7 @@ def plms(plan):
             mixed = (output(0, row) + output(1, row)) / 2
             yield Row(leg.timestep, leg.level, land(leg.source, leg.level, PAST_X[1], mixed))
             continue
-        ages = [age for age in range(row + 1) if row - age != 1][:4]
-        outputs = [output(age, row) for age in ages if age < 4]
+        outputs = [output(age, row) for age in range(min(row + 1, 4)) if row - age != 1]
         if row == 4:
             # The first output is five rows old. The row before used it, so x still tells it.
             last = legs[3]
