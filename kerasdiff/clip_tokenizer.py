@@ -39,8 +39,8 @@ class SimpleTokenizer:
     Args:
         bpe_path: a file of merges in CLIP's form, .txt or .txt.gz; None takes CLIP's own.
         clean: read text as OpenAI's CLIP does: `ftfy.fix_text`, `html.unescape` twice, white space
-            folded, lower case. False gives the ids of transformers' CLIPTokenizer. (The lower case
-            of letters that are newer than Python's `unicodedata` may differ from transformers'.)
+            folded, lower case. False gives the ids of transformers' CLIPTokenizer (but characters
+            newer than Python's or transformers' tables of Unicode go by Python's).
         pad_token: what `pack` fills up with, a token of the vocabulary; like start and end it is
             taken whole where a text holds it. None is the vocabulary's own: `"<|endoftext|>"` in
             CLIP; OpenCLIP's is `"!"`.
@@ -57,7 +57,7 @@ class SimpleTokenizer:
     def __init__(
         self, bpe_path=None, *, clean=False, pad_token=None, max_length=None, vocabulary=None
     ):
-        known = clip_vocabulary(bpe_path) if vocabulary is None else vocabulary
+        known = vocabulary or clip_vocabulary(bpe_path)
         pad_token = known.pad if pad_token is None else pad_token
         max_length = known.max_length if max_length is None else max_length
         if pad_token not in known.ids:
@@ -72,7 +72,7 @@ class SimpleTokenizer:
             whole={pad_token: False} | known.whole,
             max_length=int(max_length),
         )
-        self._ranks = {pair: rank for rank, pair in enumerate(known.merges)}
+        self._ranks = {merge: rank for rank, merge in enumerate(known.merges)}
         self._words = regex.compile(_WORDS, regex.IGNORECASE if clean else 0)
         self._tokens = {index: token for token, index in self.vocab.items()}
         self._cache = {}
@@ -279,7 +279,7 @@ def _merge(symbols, ranks):
 
     def push(first, second):
         if first is not None and second is not None:
-            pair = symbols[first], symbols[second]
+            pair = f"{symbols[first]} {symbols[second]}"
             if pair in ranks:
                 heapq.heappush(heap, (ranks[pair], first, pair))
 
@@ -288,12 +288,12 @@ def _merge(symbols, ranks):
     while heap:
         _, first, pair = heapq.heappop(heap)
         second = right[first]
-        if second is None or (symbols[first], symbols[second]) != pair:
+        if second is None or f"{symbols[first]} {symbols[second]}" != pair:
             continue  # one of the two was merged meanwhile
-        symbols[first], symbols[second] = "".join(pair), None
+        symbols[first], symbols[second] = symbols[first] + symbols[second], ""
         right[first] = right[second]
         if right[first] is not None:
             left[right[first]] = first
         push(left[first], first)
         push(first, right[first])
-    return [symbol for symbol in symbols if symbol is not None]
+    return [symbol for symbol in symbols if symbol]

@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
 
     Attributes:
         ids: dict of token to id.
-        merges: list of pairs of symbols, the first to be merged first.
+        merges: list of pairs of symbols like "a b", the first to be merged first.
         start, end, unknown, pad: tokens of these roles.
         whole: dict of the tokens that are found in a text before it is split into words, each with
             whether they are looked for in normalised text (so that case does not matter).
@@ -73,7 +73,7 @@ def clip_vocabulary(path=None):
     merges = _read_merges(path)[:_MERGE_COUNT]
     symbols = list(BYTE_SYMBOLS.values())
     tokens = symbols + [symbol + WORD_END for symbol in symbols]
-    tokens += [first + second for first, second in merges] + [START, END]
+    tokens += [merge.replace(" ", "") for merge in merges] + [START, END]
     ids = {token: index for index, token in enumerate(tokens)}
     _check_merges(path, merges, ids)
     return Vocabulary(ids, merges)
@@ -94,7 +94,7 @@ def read_folder(folder):
     _check_merges(path, merges, ids)
     path = folder / "tokenizer_config.json"
     settings = _read_json(path, optional=True)
-    newer = "added_tokens_decoder" in settings  # then older files have no say
+    newer = settings.get("added_tokens_decoder") is not None  # then older files have no say
     if not newer:
         settings |= _read_json(folder / "special_tokens_map.json", optional=True)
     settings = _ROLES | {key: value for key, value in settings.items() if value is not None}
@@ -136,9 +136,9 @@ def write_folder(folder, vocabulary):
         "model_max_length": vocabulary.max_length,
         "tokenizer_class": "CLIPTokenizer",
     }
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in vocabulary.merges)]
+    merges = "\n".join(["#version: 0.2", *vocabulary.merges])
     _write(folder / "vocab.json", json.dumps(vocabulary.ids, ensure_ascii=False))
-    _write(folder / "merges.txt", "\n".join(lines) + "\n")
+    _write(folder / "merges.txt", merges + "\n")
     _write(folder / "special_tokens_map.json", json.dumps(roles, indent=2) + "\n")
     _write(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
 
@@ -188,24 +188,18 @@ def _table(path, value, name):
 def _read_merges(path):
     lines = _read_text(path).split("\n")
     heading = "#version" in lines[0]
-    return _pairs(path, [line for line in lines[heading:] if line])
-
-
-def _pairs(path, merges):
-    """Pairs of symbols from merges like "a b"."""
-    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else () for merge in merges]
-    for pair, merge in zip(pairs, merges, strict=True):
-        if len(pair) != 2 or "" in pair:
-            raise ValueError(f"{path}: a merge must be two symbols, not {merge!r:.80}")
-    return pairs
+    return [line for line in lines[heading:] if line]
 
 
 def _check_merges(path, merges, ids):
-    for first, second in merges:
+    for merge in merges:
+        first, _, second = merge.partition(" ") if isinstance(merge, str) else ("", "", "")
+        if not first or not second or " " in second:
+            raise ValueError(f"{path}: a merge must be two symbols, not {merge!r:.80}")
         for token in (first, second, first + second):
             if token not in ids:
                 raise ValueError(
-                    f"{path}: the merge {first + ' ' + second!r} needs the token {token!r}, "
+                    f"{path}: the merge {merge!r} needs the token {token!r}, "
                     "which the vocabulary lacks"
                 )
 
@@ -233,8 +227,7 @@ def _read_tokenizer_json(path):
     merges, added = model.get("merges"), table.get("added_tokens", [])
     if not isinstance(merges, list) or not isinstance(added, list):
         raise ValueError(f"{path}: `merges` and `added_tokens` must be lists")
-    joined = [" ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in merges]
-    merges = _pairs(path, joined)
+    merges = [" ".join(map(str, merge)) if isinstance(merge, list) else merge for merge in merges]
     tokens = [_table(path, token, "an added token") for token in added]
     return ids, merges, [(token.get("id"), *_token(path, token)) for token in tokens]
 
