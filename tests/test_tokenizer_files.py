@@ -1,4 +1,4 @@
-"""The tokenizer's files: merges, checkpoints' folders in each form, saving, and bad files by name."""
+"""The tokenizer's files: merges, folders in each form, saving, and bad files called by name."""
 
 import gzip
 import json
