@@ -215,7 +215,8 @@ class SimpleTokenizer:
         """Makes the patterns of tokens found before words are: as written, and normalised."""
         whole = self._known.whole
         if self.clean:  # CLIP knows start and end alone, and finds them among the words
-            whole = dict.fromkeys(whole.keys() - self._known.roles.values(), True)
+            roles = self._known.roles.values()
+            whole = {token: True for token in whole if token not in roles}
         exact = [token for token, normalized in whole.items() if not normalized]
         self._normalized = {
             self._normalize(token): self.vocab[token] for token in whole if whole[token]
@@ -241,9 +242,8 @@ class SimpleTokenizer:
         return ids
 
     def _encode_word(self, word):
-        ids = self._cache.get(word)
-        if ids is not None:
-            return ids
+        if word in self._cache:
+            return self._cache[word]
         if word not in _SPECIAL:
             ids = self._merge_ids(word)
         elif self.clean and word in self.vocab:

@@ -171,6 +171,14 @@ def test_added_tokens_are_read_from_each_place(tmp_path):
     assert ours.encode("<Sks>") == [7, 9, 8] and ours.encode("<sks>") != [7, 9, 8]
 
 
+def test_special_tokens_of_the_older_files_are_found_as_written(tmp_path):
+    names = {"additional_special_tokens": ["<Sks>"]}
+    folder = small(tmp_path, added_tokens={"<Sks>": 9, "<Foo>": 10}, special_tokens_map=names)
+    ours = SimpleTokenizer.from_folder(folder)
+    assert ours.encode("<Sks><Foo><foo>") == [7, 9, 10, 10, 8]
+    assert 9 not in ours.encode("<sks>")
+
+
 def test_a_saved_folder_gives_the_same_tokenizer(tmp_path):
     ours = SimpleTokenizer(pad_token="!", max_length=50)
     ours.add_tokens(["<My-Style>", "猫猫"])

@@ -16,7 +16,7 @@ from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
-from kerasdiff.tokenizer_files import clip_vocabulary
+from kerasdiff.clip_tokenizer import SimpleTokenizer
 
 # diffusers will not open an inpainting folder that does not say whose layout it has
 LAYOUT = {"_diffusers_version": "0.42.1"}
@@ -113,7 +113,8 @@ def _fill(folder, config, parts, dtype, tokenizer_folders):
         if name in tokenizer_folders:
             shutil.copytree(tokenizer_folders[name], folder / name)
         else:
-            _write_tokenizer(folder / name, jsons[name])
+            pad, length = jsons[name]["pad_token"], jsons[name]["model_max_length"]
+            SimpleTokenizer(pad_token=pad, max_length=length).save(folder / name)
 
 
 def _part(parts, part, dtype):
@@ -125,15 +126,3 @@ def _part(parts, part, dtype):
 
 def _write_json(path, table):
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _write_tokenizer(folder, config):
-    """CLIP's own vocabulary with the special tokens of a `tokenizer_config.json`."""
-    vocabulary = clip_vocabulary()
-    merges = "".join(f"{first} {second}\n" for first, second in vocabulary.merges)
-    special = {name: token for name, token in config.items() if name.endswith("_token") and token}
-    folder.mkdir()
-    _write_json(folder / "tokenizer_config.json", config)
-    _write_json(folder / "special_tokens_map.json", special)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary.ids, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")

@@ -163,6 +163,8 @@ AT&T R&D Q&A &
 <b>bold</b> <br/> <!-- c -->
 &lt;|endoftext|&gt; &amp;lt;|endoftext|&amp;gt;
 &#32;&#9;x&#10;
+x < y &amp;amp; z &amp;lt;b&amp;gt;
+<b>&amp;amp;amp;</b>
 """
 
 MOJIBAKE = """
