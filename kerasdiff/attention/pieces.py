@@ -1,10 +1,11 @@
 """The loop over pieces of an attention problem, forwards and backwards.
 
-A piece is one batch item, one head, one chunk of queries and one chunk of keys (Rabe and Staats,
+A piece is one head of one batch item, one chunk of queries and one chunk of keys (Rabe and Staats,
 arXiv 2112.05682). Where all keys fit in one chunk a piece is final; otherwise pieces are joined by
 the logarithms of their softmax sums, and these are kept so that the gradient can recompute the
 probabilities piece by piece instead of storing them (FlashAttention, arXiv 2205.14135, algorithm
-1 and appendix B.4).
+1 and appendix B.4). Loops are nested, batch and heads outermost, so that what an inner loop carries
+is small: TensorFlow copies a loop variable whenever a part of it is replaced.
 """
 
 from functools import partial
@@ -31,7 +32,6 @@ def chunked(given, sizes):
     def run(*arrays):
         given = dict(zip(names, arrays, strict=True))
         result = _forward(given, sizes)
-        result["output"] = ops.cast(result["output"], given["query"].dtype)
 
         def gradient(*args, upstream=None):
             kept = given | result | {"upstream": args[0] if upstream is None else upstream}
@@ -45,101 +45,138 @@ def chunked(given, sizes):
 
 def _forward(given, sizes):
     """Output (B, Tq, H, Dv) and, where it takes more than one softmax, its log-sum-exp."""
-    query, key, value = given["query"], given["key"], given["value"]
-    dtype = sum_dtype(query)
-    state = {"output": ops.zeros((*ops.shape(query)[:3], value.shape[-1]), dtype)}
-    keys = ops.shape(key)[1]
+    query, value, keys = given["query"], given["value"], ops.shape(given["key"])[1]
+    outer = ops.shape(query)[:3]
+    state = {"output": ops.zeros((*outer, value.shape[-1]), query.dtype)}
     if "mask" in given or not isinstance(keys, int) or keys > sizes[1]:
-        state["log_sum"] = ops.full((*ops.shape(query)[:3], 1), MASKED, dtype)
-    return _visit_pieces(_forward_piece, given, state, sizes)
+        state["log_sum"] = ops.zeros((*outer, 1), sum_dtype(query))
+    return _repeat(outer[0] * outer[2], partial(_forward_head, sizes), given, state)
+
+
+def _forward_head(sizes, index, given, state):
+    head = _take_head(index, given)
+    queries = ops.shape(head["query"])[0]
+    found = {
+        name: ops.zeros((queries, array.shape[-1]), array.dtype) for name, array in state.items()
+    }
+    found = _repeat(_count(queries, sizes[0]), partial(_forward_rows, sizes), head, found)
+    return _put_head(index, state, found)
+
+
+def _forward_rows(sizes, index, head, state):
+    rows = _span(index, ops.shape(head["query"])[0], sizes[0])
+    given = head | {name: _cut(head[name], rows) for name in ("query", "mask") if name in head}
+    if "log_sum" in state:
+        dtype = sum_dtype(given["query"])
+        found = {
+            "output": ops.zeros((rows.size, given["value"].shape[-1]), dtype),
+            "log_sum": ops.full((rows.size, 1), MASKED, dtype),
+        }
+        count = _count(ops.shape(head["key"])[0], sizes[1])
+        found = _repeat(count, partial(_forward_piece, sizes), given, found)
+    else:
+        probabilities = ops.softmax(_scores(given["query"], given["key"]))
+        found = {"output": _matmul(probabilities, given["value"])}
+    return {name: _paste(array, found[name], rows) for name, array in state.items()}
+
+
+def _forward_piece(sizes, index, given, state):
+    columns = _span(index, ops.shape(given["key"])[0], sizes[1])
+    given = _take_columns(columns, given)
+    scores = _scores(given["query"], given["key"], given.get("mask"), columns.fresh)
+    probabilities = ops.softmax(scores)
+    log_sum = _log_sum(scores, probabilities)
+    total = ops.logaddexp(state["log_sum"], log_sum)
+    before = state["output"] * ops.exp(state["log_sum"] - total)
+    output = _matmul(probabilities, given["value"]) * _weight(log_sum, total)
+    return {"output": before + output, "log_sum": total}
 
 
 def _backward(kept, sizes):
-    """Gradients of query, key and value, each in the array's own dtype."""
-    names = ("query", "key", "value")
-    dtype = sum_dtype(kept["query"])
-    state = {name: ops.zeros_like(kept[name], dtype=dtype) for name in names}
-    state = _visit_pieces(_backward_piece, kept, state, sizes)
-    return {name: ops.cast(state[name], kept[name].dtype) for name in names}
+    """Gradients of query, key and value, each in the array's own shape and dtype."""
+    state = {name: ops.zeros_like(kept[name]) for name in ("query", "key", "value")}
+    batch, _, heads, _ = ops.shape(kept["query"])
+    return _repeat(batch * heads, partial(_backward_head, sizes), kept, state)
 
 
-def _visit_pieces(visit, given, state, sizes):
-    """Folds `visit` over all pieces; the loop's body sees tensors as loop variables only."""
-
-    def unfinished(step, given, state):
-        rows, _ = _split(ops.shape(given["query"])[1], sizes[0])
-        columns, _ = _split(ops.shape(given["key"])[1], sizes[1])
-        batch, _, heads, _ = ops.shape(given["query"])
-        return step < batch * heads * rows * columns
-
-    def body(step, given, state):
-        return step + 1, given, visit(_locate(step, given, sizes), given, state)
-
-    start = ops.convert_to_tensor(0, "int32")
-    return ops.while_loop(unfinished, body, (start, given, state))[2]
+def _backward_head(sizes, index, kept, state):
+    head = _take_head(index, kept)
+    found = {name: ops.zeros_like(head[name], dtype=sum_dtype(head[name])) for name in state}
+    count = _count(ops.shape(head["key"])[0], sizes[1])
+    found = _repeat(count, partial(_backward_columns, sizes), head, found)
+    return _put_head(index, state, found)
 
 
-def _forward_piece(place, given, state):
-    read, write = partial(_read, place, place.rows), partial(_write, place, place.rows)
-    scores, probabilities = _softmax(place, given)
-    value = _read(place, place.columns, given["value"])  # (k, Dv)
-    output = _matmul(probabilities, value)  # (q, Dv)
-    if "log_sum" not in state:
-        return {"output": write(state["output"], output)}
-    log_sum = _log_sum(place, scores, probabilities)
-    before = read(state["log_sum"])
-    total = ops.logaddexp(before, log_sum)
-    output = read(state["output"]) * ops.exp(before - total) + output * _weight(log_sum, total)
-    return {"output": write(state["output"], output), "log_sum": write(state["log_sum"], total)}
-
-
-def _backward_piece(place, kept, state):
-    query, upstream, output = (
-        _read(place, place.rows, kept[name]) for name in ("query", "upstream", "output")
-    )
-    key, value = (_read(place, place.columns, kept[name]) for name in ("key", "value"))
-    scores, probabilities = _softmax(place, kept)
-    upstream = ops.cast(upstream, scores.dtype)
-    if "log_sum" in kept:
-        log_sum = _log_sum(place, scores, probabilities)
-        upstream *= _weight(log_sum, _read(place, place.rows, kept["log_sum"]))
-    elif place.rows.fresh is not None:
-        upstream *= ops.cast(place.rows.fresh, scores.dtype)
-    # Through the softmax: dS = P * (dP - sum(dO * O)), with both terms weighted by way of dO.
-    centre = ops.sum(upstream * ops.cast(output, scores.dtype), axis=-1, keepdims=True)
-    along = _matmul(upstream, ops.transpose(value)) - centre
-    along = probabilities * along  # (q, k)
-    steps = {
-        "query": (place.rows, _matmul(along, key)),
-        "key": (place.columns, _matmul(ops.transpose(along), query)),
-        "value": (place.columns, _matmul(ops.transpose(probabilities), upstream, value.dtype)),
+def _backward_columns(sizes, index, head, state):
+    columns = _span(index, ops.shape(head["key"])[0], sizes[1])
+    given = _take_columns(columns, head)
+    if columns.fresh is not None:
+        given["fresh"] = columns.fresh
+    found = {
+        name: ops.zeros_like(given[name], dtype=state[name].dtype) for name in ("key", "value")
     }
+    found["query"] = state["query"]
+    count = _count(ops.shape(head["query"])[0], sizes[0])
+    found = _repeat(count, partial(_backward_piece, sizes), given, found)
+    sums = {name: _cut(state[name], columns) + found[name] for name in ("key", "value")}
+    return {"query": found["query"]} | {
+        name: _paste(state[name], chunk, columns) for name, chunk in sums.items()
+    }
+
+
+def _backward_piece(sizes, index, given, state):
+    rows = _span(index, ops.shape(given["query"])[0], sizes[0])
+    along_rows = ("query", "mask", "upstream", "output", "log_sum")
+    given = given | {name: _cut(given[name], rows) for name in along_rows if name in given}
+    query, key, value = given["query"], given["key"], given["value"]
+    scores = _scores(query, key, given.get("mask"), given.get("fresh"))
+    probabilities = ops.softmax(scores)
+    upstream = ops.cast(given["upstream"], scores.dtype)
+    if "log_sum" in given:
+        upstream *= _weight(_log_sum(scores, probabilities), given["log_sum"])
+    if rows.fresh is not None:
+        upstream *= ops.cast(rows.fresh, scores.dtype)
+    # Through the softmax, dS = P * (dP - sum(dO * O)); the weights of rows go with dO.
+    centre = ops.sum(upstream * ops.cast(given["output"], scores.dtype), axis=-1, keepdims=True)
+    slope = probabilities * (_matmul(upstream, ops.transpose(value)) - centre)  # (q, k)
+    to_query = _cut(state["query"], rows) + _matmul(slope, key)
     return {
-        name: _write(place, span, state[name], _read(place, span, state[name]) + step)
-        for name, (span, step) in steps.items()
+        "query": _paste(state["query"], to_query, rows),
+        "key": state["key"] + _matmul(ops.transpose(slope), query),
+        "value": state["value"]
+        + _matmul(ops.transpose(probabilities), ops.cast(upstream, value.dtype)),
     }
 
 
-def _softmax(place, given):
-    """Scores of a piece and the probabilities among its keys alone, both (q, k) in float32."""
-    query = _read(place, place.rows, given["query"])
-    key = _read(place, place.columns, given["key"])
+def _repeat(count, visit, given, state):
+    """Folds `visit(index, given, state)` over range(count); all tensors are loop variables."""
+
+    def body(index, count, given, state):
+        state = visit(index, given, state)
+        # Nothing exceeds infinity, so this adds 0. But it is known only when the visit is over:
+        # else TensorFlow begins ten visits at once, and holds the scores of all.
+        corners = sum(ops.cast(ops.ravel(array)[0], "float32") for array in state.values())
+        return index + 1 + ops.cast(corners > float("inf"), "int32"), count, given, state
+
+    start = (ops.convert_to_tensor(0, "int32"), ops.convert_to_tensor(count, "int32"), given, state)
+    return ops.while_loop(lambda index, count, *_: index < count, body, start)[3]
+
+
+def _scores(query, key, mask=None, fresh=None):
+    """(q, k) in float32, `MASKED` where `mask` (q or 1, k or 1) or `fresh` (k, 1) is False."""
     scores = _matmul(query, ops.transpose(key))
-    if place.columns.fresh is not None:
-        scores = ops.where(ops.transpose(place.columns.fresh), scores, MASKED)
-    if "mask" in given:
-        scores = ops.where(_read_mask(place, given["mask"]), scores, MASKED)
-    return scores, ops.softmax(scores)
+    if fresh is not None:
+        scores = ops.where(ops.transpose(fresh), scores, MASKED)
+    return scores if mask is None else ops.where(mask, scores, MASKED)
 
 
-def _log_sum(place, scores, probabilities):
-    """log sum exp of each row's scores, (q, 1); `MASKED` for rows that a piece before has done.
+def _log_sum(scores, probabilities):
+    """log sum exp of each row's scores, (q, 1).
 
     Where the score is largest the probability is 1 / sum, which saves a second exponential.
     """
     highest = ops.max(scores, axis=-1, keepdims=True)
-    log_sum = highest - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
-    return log_sum if place.rows.fresh is None else ops.where(place.rows.fresh, log_sum, MASKED)
+    return highest - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
 
 
 def _weight(log_sum, total):
@@ -158,34 +195,14 @@ class _Span(NamedTuple):
     fresh: object
 
 
-class _Place(NamedTuple):
-    """One piece of the problem."""
-
-    batch: object
-    head: object
-    rows: _Span
-    columns: _Span
-
-
-def _locate(step, given, sizes):
-    _, queries, heads, _ = ops.shape(given["query"])
-    keys = ops.shape(given["key"])[1]
-    column_count, _ = _split(keys, sizes[1])
-    row_count, _ = _split(queries, sizes[0])
-    outer, column = step // column_count, step % column_count
-    outer, row = outer // row_count, outer % row_count
-    rows, columns = _span(row, queries, sizes[0]), _span(column, keys, sizes[1])
-    return _Place(outer // heads, outer % heads, rows, columns)
-
-
-def _split(length, chunk_size):
-    """The smallest number of chunks, and the smallest size with which they cover the length."""
-    count = -(-length // chunk_size)
-    return count, -(-length // count)
+def _count(length, chunk_size):
+    return -(-length // chunk_size)
 
 
 def _span(index, length, chunk_size):
-    count, size = _split(length, chunk_size)
+    """Chunk number `index`, of the smallest size with which that many chunks cover the length."""
+    count = _count(length, chunk_size)
+    size = _count(length, count)
     if isinstance(length, int) and length % count == 0:
         return _Span(index * size, size, None)
     start = ops.minimum(index * size, length - size)
@@ -193,35 +210,56 @@ def _span(index, length, chunk_size):
     return _Span(start, size, ops.expand_dims(fresh, -1))
 
 
-def _read(place, span, array):
-    """(size, D) out of (B, T, H, D)."""
-    width = array.shape[-1]
-    start = (place.batch, span.start, place.head, 0)
-    return ops.reshape(ops.slice(array, start, (1, span.size, 1, width)), (span.size, width))
+def _cut(array, span, axis=0):
+    """The span of an array of two axes; a mask's axis of 1 serves every span."""
+    if array.shape[axis] == 1:
+        return array
+    start, size = [0, 0], list(ops.shape(array))
+    start[axis], size[axis] = span.start, span.size
+    return ops.slice(array, tuple(start), tuple(size))
 
 
-def _write(place, span, array, chunk):
-    """(B, T, H, D) with (size, D) put where `_read` reads."""
-    chunk = ops.reshape(chunk, (1, span.size, 1, array.shape[-1]))
-    return ops.slice_update(array, (place.batch, span.start, place.head, 0), chunk)
+def _paste(array, chunk, span):
+    return ops.slice_update(array, (span.start, 0), ops.cast(chunk, array.dtype))
 
 
-def _read_mask(place, mask):
-    """(q or 1, k or 1) out of a mask with four axes, each full or 1."""
-    wanted = ((place.batch, 1), (place.head, 1), place.rows[:2], place.columns[:2])
-    spans = [(0, 1) if full == 1 else span for full, span in zip(mask.shape, wanted, strict=True)]
-    # A batch or a number of heads that is unknown while tracing may turn out to be 1.
-    for axis in (0, 1):
-        if mask.shape[axis] is None:
-            spans[axis] = (ops.minimum(spans[axis][0], ops.shape(mask)[axis] - 1), 1)
-    starts, sizes = zip(*spans, strict=True)
-    return ops.reshape(ops.slice(mask, starts, sizes), sizes[2:])
+def _take_columns(columns, given):
+    cuts = {name: _cut(given[name], columns) for name in ("key", "value")}
+    if "mask" in given:
+        cuts["mask"] = _cut(given["mask"], columns, axis=1)
+    return given | cuts
 
 
-def _matmul(left, right, dtype=None):
-    """A product in the dtype of the right side (or `dtype`), returned for summing in float32."""
-    dtype = dtype or right.dtype
-    return ops.cast(ops.matmul(ops.cast(left, dtype), ops.cast(right, dtype)), sum_dtype(right))
+def _take_head(index, given):
+    """One head of one batch item: (T, D) out of (B, T, H, D), masks (Tq or 1, Tk or 1)."""
+    batch, head = _unravel(index, given["query"])
+    taken = {name: array[batch, :, head] for name, array in given.items() if name != "mask"}
+    if "mask" in given:
+        mask_batch, mask_heads = ops.shape(given["mask"])[:2]
+        first = ops.minimum(batch, mask_batch - 1), ops.minimum(head, mask_heads - 1)
+        taken["mask"] = given["mask"][first[0], first[1]]
+    return taken
+
+
+def _put_head(index, state, found):
+    """The arrays (B, T, H, D) of `state` with (T, D) of `found` put where `_take_head` takes."""
+    batch, head = _unravel(index, next(iter(state.values())))
+    return {
+        name: ops.slice_update(
+            array, (batch, 0, head, 0), ops.cast(found[name], array.dtype)[None, :, None]
+        )
+        for name, array in state.items()
+    }
+
+
+def _unravel(index, array):
+    heads = ops.shape(array)[2]
+    return index // heads, index % heads
+
+
+def _matmul(left, right):
+    """A product in the dtype of the right side, handed on for sums in float32."""
+    return ops.cast(ops.matmul(ops.cast(left, right.dtype), right), sum_dtype(right))
 
 
 def sum_dtype(array):
