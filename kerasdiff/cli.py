@@ -52,18 +52,21 @@ def generate(options):
             raise ValueError(f"{name} needs --init, the picture that it is about")
     targets = _targets(options.output, options.batch)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    height, width = options.size or (None, None)
 
     from kerasdiff.stable_diffusion import StableDiffusion
 
-    files = {"vae": options.vae, "variant": options.variant}
-    files["prediction_type"] = options.prediction_type
+    files = ("vae", "variant", "prediction_type")
+    files = {name: value for name in files if (value := getattr(options, name)) is not None}
     model = StableDiffusion.from_preset(
-        options.model,
-        dtype=options.dtype,
-        jit_compile=options.jit,
-        **{name: value for name, value in files.items() if value is not None},
+        options.model, dtype=options.dtype, jit_compile=options.jit, **files
     )
+    pictures, strength = _paint(model, options, seed)
+    _save(pictures, targets, options, model, seed, strength)
+
+
+def _paint(model, options, seed):
+    """The pictures, and the strength that was used, or None without a picture to start from."""
+    height, width = options.size or (None, None)
     settings = {
         "negative_prompt": options.negative,
         "batch_size": options.batch,
@@ -78,18 +81,16 @@ def generate(options):
         "img_height": height,
         "img_width": width,
     }
-    if options.mask:
-        strength = 1.0 if options.strength is None else options.strength
-        pictures = model.inpaint(
-            options.prompt, options.init, options.mask, strength=strength, **settings
-        )
-    elif options.init:
-        strength = 0.8 if options.strength is None else options.strength
-        pictures = model.image_to_image(options.prompt, options.init, strength=strength, **settings)
+    if options.init is None:
+        return model.text_to_image(options.prompt, **settings), None
+    strength = options.strength
+    if options.mask is None:
+        strength = 0.8 if strength is None else strength
+        pictures = model.image_to_image(options.prompt, options.init, strength, **settings)
     else:
-        strength = None
-        pictures = model.text_to_image(options.prompt, **settings)
-    _save(pictures, targets, options, model, seed, strength)
+        strength = 1.0 if strength is None else strength
+        pictures = model.inpaint(options.prompt, options.init, options.mask, strength, **settings)
+    return pictures, strength
 
 
 def info(options):

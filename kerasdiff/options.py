@@ -22,7 +22,7 @@ class Options:
             normal, of the latents' size.
         sampler, schedule: names from `samplers.SAMPLERS` and `samplers.SPACINGS`; None takes the
             checkpoint's own.
-        eta: how much noise DDIM and TCD add on the way, 0 to 1; None takes the sampler's default.
+        eta: how much noise DDIM and TCD add on the way, 0 to 1; None is 0.
         guidance_rescale: 0 to 1, against over-exposed pictures (arXiv 2305.08891, section 3.4).
         split_guidance: guidance as two calls of the network with half the memory each.
         img_height, img_width: of this call, in pixels; None takes the model's.

@@ -1,3 +1,5 @@
+"""Masks, sizes, resizing and PNG files."""
+
 import numpy as np
 import pytest
 from PIL import Image

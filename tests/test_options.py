@@ -1,3 +1,5 @@
+"""Every option is checked before any work is done."""
+
 import numpy as np
 import pytest
 

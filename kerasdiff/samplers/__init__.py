@@ -43,7 +43,7 @@ SAMPLERS = {
     "dpmpp_sde": _Sampler(one_step.dpmpp_sde, _spacing.continuous),
     "unipc": _Sampler(multistep.unipc, _spacing.half_log),
     "lcm": _Sampler(one_step.lcm, _spacing.distilled),
-    "tcd": _Sampler(one_step.tcd, _spacing.distilled, eta=0.3),
+    "tcd": _Sampler(one_step.tcd, _spacing.distilled, eta=0.0),
 }
 SPACINGS = (*_spacing.TIMESTEP_SPACINGS, *_spacing.SIGMA_SPACINGS)
 
@@ -72,7 +72,7 @@ def make_table(
             are for samplers that step between noise levels.
         strength: the share of the steps that is taken, from the end, in (0, 1].
         from_noise: whether x starts as pure noise (at strength 1), or else as latents with noise.
-        eta: ddim's fresh noise, or tcd's gamma, in [0, 1]; None takes 0 and 0.3.
+        eta: ddim's fresh noise, or tcd's gamma, in [0, 1]; None is 0, as in diffusers' pipelines.
 
     Returns:
         A `Table`.

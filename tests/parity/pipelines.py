@@ -124,6 +124,7 @@ def make_pipeline(kind, folder, seed=0, vae_channels=(16, 32)):
         tokenizer=tokenizer,
         scheduler=diffusers.DDIMScheduler(**schedule),
     )
+    extra = {"add_watermarker": False} if kind == "sdxl" else {}
     if kind == "sdxl":
         pipeline = diffusers.StableDiffusionXLPipeline(
             text_encoder=text_encoder(activation="quick_gelu"),
@@ -144,6 +145,8 @@ def make_pipeline(kind, folder, seed=0, vae_channels=(16, 32)):
             feature_extractor=None, requires_safety_checker=False, **parts,
         )  # fmt: skip
     enliven(pipeline)
-    pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(Path(folder) / "pipeline")
+    # Read back: in memory, diffusers forgets which options of a scheduler were defaults.
+    pipeline = type(pipeline).from_pretrained(Path(folder) / "pipeline", **extra)
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
