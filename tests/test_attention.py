@@ -29,6 +29,7 @@ CASES = {
     "chunks of one": ((1, 5, 7, 1, 4, 4), 1, 1),
     "plain": ((2, 31, 37, 2, 4, 5), 512, 4096),
 }
+XLA_CASES = ("one query", "77 keys, one chunk", "primes, chunks", "plain")  # slow to compile
 
 
 def run(arrays, mask, upstream, compile_as="graph", **options):
@@ -61,8 +62,9 @@ def assert_agree(got, wanted, tolerance):
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all attend", "masked"])
-@pytest.mark.parametrize("compile_as", ["graph", "xla"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case, compile_as", [(case, "graph") for case in CASES] + [(case, "xla") for case in XLA_CASES]
+)
 def test_output_and_gradients_equal_the_plain_form(case, compile_as, masked):
     sizes, query_chunk, key_chunk = CASES[case]
     *arrays, mask, upstream = problem(*sizes)
@@ -101,7 +103,7 @@ def test_each_dtype_is_kept_and_meets_its_tolerance(dtype, chunks):
 
 def test_random_problems_equal_the_plain_form():
     rng = np.random.default_rng(7)
-    for seed in range(12):
+    for seed in range(8):
         sizes = rng.integers([1, 1, 1, 1, 1, 1], [3, 90, 90, 4, 20, 20])
         chunks = [int(chunk) for chunk in rng.integers(1, 40, 2) + 8]
         *arrays, mask, upstream = problem(*sizes, seed=seed)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kerasdiff.attention.pieces import MASKED, chunked, sum_dtype
+from kerasdiff.attention.pieces import MASKED, chunked, scaled, sum_dtype
 
 SHORT = 4
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
@@ -28,7 +28,7 @@ def attention(
             all heads, or anything of another rank that broadcasts to (B, H, Tq, Tk). Dimensions
             of Tq and Tk that are unknown while tracing are taken to be full. A query that may
             attend to nothing gives zeros and has no gradient.
-        scale: of the scores; 1 / sqrt(D) by default.
+        scale: of the scores, a Python number; 1 / sqrt(D) by default.
         query_chunk_size, key_chunk_size: the most queries and keys whose scores exist at once.
 
     Returns:
@@ -41,13 +41,14 @@ def attention(
     query, key, value = (ops.convert_to_tensor(array) for array in (query, key, value))
     check_shapes(query=tuple(query.shape), key=tuple(key.shape), value=tuple(value.shape))
     _check_dtypes(query, key, value)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    query = ops.cast(ops.cast(query, sum_dtype(query)) * scale, query.dtype)
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
     given = {"query": query, "key": key, "value": value}
     if mask is not None:
         given["mask"] = _four_axes(ops.convert_to_tensor(mask), query, key)
     sizes = (query_chunk_size, key_chunk_size)
-    return _plain(**given) if _is_short(query, key, sizes) else chunked(given, sizes)
+    if _is_short(query, key, sizes):
+        return _plain(**given, scale=scale)
+    return chunked(given, scale, sizes)
 
 
 def _is_short(query, key, sizes):
@@ -58,7 +59,8 @@ def _is_short(query, key, sizes):
     return batch * heads * queries * keys <= SHORT * sizes[0] * sizes[1]
 
 
-def _plain(query, key, value, mask=None):
+def _plain(query, key, value, scale, mask=None):
+    query = scaled(query, scale)
     query, key, value = (ops.transpose(array, (0, 2, 1, 3)) for array in (query, key, value))
     scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
     scores = ops.cast(scores, sum_dtype(query))

@@ -18,12 +18,13 @@ MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
 
 
-def chunked(given, sizes):
+def chunked(given, scale, sizes):
     """Attention over pieces of at most `sizes` (queries, keys), with its own gradient.
 
     Args:
-        given: dict of `query`, already scaled, `key`, `value` and, optionally, a `mask` of four
-            axes, each full or 1.
+        given: dict of `query`, `key`, `value` and, optionally, a `mask` of four axes, each full
+            or 1.
+        scale: a Python number.
         sizes: (most queries, most keys) in a piece.
     """
     names = tuple(given)
@@ -31,11 +32,11 @@ def chunked(given, sizes):
     @ops.custom_gradient
     def run(*arrays):
         given = dict(zip(names, arrays, strict=True))
-        result = _forward(given, sizes)
+        result = _forward(given, scale, sizes)
 
         def gradient(*args, upstream=None):
             kept = given | result | {"upstream": args[0] if upstream is None else upstream}
-            gradients = _backward(kept, sizes)
+            gradients = _backward(kept, scale, sizes)
             return tuple(gradients.get(name) for name in names)  # none for the mask
 
         return result["output"], gradient
@@ -43,18 +44,18 @@ def chunked(given, sizes):
     return run(*given.values())
 
 
-def _forward(given, sizes):
+def _forward(given, scale, sizes):
     """Output (B, Tq, H, Dv) and, where it takes more than one softmax, its log-sum-exp."""
     query, value, keys = given["query"], given["value"], ops.shape(given["key"])[1]
     outer = ops.shape(query)[:3]
     state = {"output": ops.zeros((*outer, value.shape[-1]), query.dtype)}
     if "mask" in given or not isinstance(keys, int) or keys > sizes[1]:
         state["log_sum"] = ops.zeros((*outer, 1), sum_dtype(query))
-    return _repeat(outer[0] * outer[2], partial(_forward_head, sizes), given, state)
+    return _repeat(outer[0] * outer[2], partial(_forward_head, scale, sizes), given, state)
 
 
-def _forward_head(sizes, index, given, state):
-    head = _take_head(index, given)
+def _forward_head(scale, sizes, index, given, state):
+    head = _take_head(index, given, scale)
     queries = ops.shape(head["query"])[0]
     found = {
         name: ops.zeros((queries, array.shape[-1]), array.dtype) for name, array in state.items()
@@ -92,18 +93,19 @@ def _forward_piece(sizes, index, given, state):
     return {"output": before + output, "log_sum": total}
 
 
-def _backward(kept, sizes):
+def _backward(kept, scale, sizes):
     """Gradients of query, key and value, each in the array's own shape and dtype."""
     state = {name: ops.zeros_like(kept[name]) for name in ("query", "key", "value")}
     batch, _, heads, _ = ops.shape(kept["query"])
-    return _repeat(batch * heads, partial(_backward_head, sizes), kept, state)
+    return _repeat(batch * heads, partial(_backward_head, scale, sizes), kept, state)
 
 
-def _backward_head(sizes, index, kept, state):
-    head = _take_head(index, kept)
+def _backward_head(scale, sizes, index, kept, state):
+    head = _take_head(index, kept, scale)
     found = {name: ops.zeros_like(head[name], dtype=sum_dtype(head[name])) for name in state}
     count = _count(ops.shape(head["key"])[0], sizes[1])
     found = _repeat(count, partial(_backward_columns, sizes), head, found)
+    found["query"] = found["query"] * scale
     return _put_head(index, state, found)
 
 
@@ -230,10 +232,11 @@ def _take_columns(columns, given):
     return given | cuts
 
 
-def _take_head(index, given):
-    """One head of one batch item: (T, D) out of (B, T, H, D), masks (Tq or 1, Tk or 1)."""
+def _take_head(index, given, scale):
+    """One head: (T, D) out of (B, T, H, D), the query scaled; masks (Tq or 1, Tk or 1)."""
     batch, head = _unravel(index, given["query"])
     taken = {name: array[batch, :, head] for name, array in given.items() if name != "mask"}
+    taken["query"] = scaled(taken["query"], scale)
     if "mask" in given:
         mask_batch, mask_heads = ops.shape(given["mask"])[:2]
         first = ops.minimum(batch, mask_batch - 1), ops.minimum(head, mask_heads - 1)
@@ -260,6 +263,11 @@ def _unravel(index, array):
 def _matmul(left, right):
     """A product in the dtype of the right side, handed on for sums in float32."""
     return ops.cast(ops.matmul(ops.cast(left, right.dtype), right), sum_dtype(right))
+
+
+def scaled(query, scale):
+    """The query times a number that is not rounded to the query's dtype first."""
+    return ops.cast(ops.cast(query, sum_dtype(query)) * scale, query.dtype)
 
 
 def sum_dtype(array):
