@@ -162,7 +162,9 @@ def parameters_text(prompt, negative_prompt, settings):
 
 def read_parameters(path):
     """The `parameters` text of a PNG file, or None."""
-    return getattr(read(path), "text", {}).get("parameters")
+    read(path)  # says what is wrong with the file, if anything
+    with Image.open(path) as image:
+        return getattr(image, "text", {}).get("parameters")
 
 
 def _quoted(value):

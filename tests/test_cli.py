@@ -13,10 +13,12 @@ from kerasdiff.cli import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from kerasdiff.demo.checkpoint import write_checkpoint
+    from dataclasses import replace
+
+    from kerasdiff.demo.checkpoint import CONFIG, write_checkpoint
 
     path = tmp_path_factory.mktemp("checkpoint") / "demo"
-    write_checkpoint(path, image_size=(64, 64))
+    write_checkpoint(path, replace(CONFIG, image_size=(64, 64)))
     return path
 
 

@@ -135,10 +135,13 @@ def test_a_row_can_be_differentiated(program):
     table = make_table(SD1.schedule, 2, sampler="dpmpp_2m")
     rows, begin = sampling.pad_rows(table, 5.0), start(table)
     noise = sampling.pad_noise(begin.noise, begin.x.shape)
+    tensors = keras.tree.map_structure(tf.convert_to_tensor, inputs())
     with tf.GradientTape() as tape:
         carry = sampling.new_carry(begin.x)
-        for row in rows[:2]:
-            carry = sampling.step(model, row, carry, noise, inputs(), "batched")
+        for row in tf.convert_to_tensor(rows[:2]):
+            carry = sampling.step(
+                model, row, carry, tf.convert_to_tensor(noise), tensors, "batched"
+            )
         loss = tf.reduce_mean(tf.square(carry.x))
     gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     assert all(gradient is not None for gradient in gradients)

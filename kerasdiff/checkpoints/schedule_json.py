@@ -89,6 +89,9 @@ NO_EFFECT = DIFFUSERS_RECORDS | {
     "flow_shift": "belongs to `use_flow_sigmas`, which must be off",
     "time_shift_type": "belongs to `use_dynamic_shifting`, which must be off",
 }
+# Written for every class, as published checkpoints do: samplers that diffusers is switched to read
+# them, and its defaults are not Stable Diffusion's.
+SPOKEN = {"clip_sample", "skip_prk_steps", "set_alpha_to_one", "steps_offset"}
 FOREIGN = "belongs to another sampler's class"
 
 LINEAR = {"beta_schedule": "linear", "steps_offset": 0}
@@ -160,9 +163,9 @@ def schedule_json(config):
     table = {
         name: list(value) if isinstance(value, tuple) else value
         for name, (value, default) in ours.items()
-        if value is not None and (name in own or value != default)
+        if value is not None and (name in own or name in SPOKEN or value != default)
     }
-    table |= {name: FIXED[name][0] for name in own if name in FIXED}
+    table |= {name: FIXED[name][0] for name in FIXED if name in own or name in SPOKEN}
     for name in ("karras", "exponential"):
         if f"use_{name}_sigmas" in own or config.sigma_spacing == name:
             table[f"use_{name}_sigmas"] = config.sigma_spacing == name

@@ -6,6 +6,8 @@ Its pictures are patterns, not scenes: nothing has been learnt yet.
 """
 
 import argparse
+import re
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,45 +28,52 @@ CONFIG = replace(
     image_size=(256, 256),
 )
 
-# Freshly drawn networks hardly react to anything; these parts of them are made louder.
-LOUDER = {"conv_out.weight": 6.0, ".attn2.": 3.0, "token_embedding": 20.0}
+# Freshly drawn networks hardly react to anything; these weights are made louder.
+LOUDER = {
+    r"conv_out\.weight": 6.0,
+    r"decoder\.conv_out\.weight": 2.0,
+    r".*\.attn2\..*\.weight": 3.0,
+    r".*token_embedding\.weight": 20.0,
+}
+EMBEDDING_SPREAD = 0.02
 
 
-def write_checkpoint(path, image_size=None, seed=0):
-    """Writes the checkpoint as a diffusers folder.
+def write_checkpoint(path, config=CONFIG, seed=0):
+    """Writes a checkpoint with drawn weights as a diffusers folder.
 
     Args:
         path: a folder that does not exist or is empty.
-        image_size: (height, width) of its pictures, in pixels.
-        seed: of the weights.
+        config: a `StableDiffusionConfig`.
+        seed: of the weights, which depend on it and on each tensor's name and shape alone.
     """
-    config = CONFIG if image_size is None else replace(CONFIG, image_size=tuple(image_size))
     model = StableDiffusion(checkpoint=config)
-    networks = {
-        "text_encoder": [model.text_encoder],
-        "vae": [model.image_encoder, model.decoder],
-        "unet": [model.diffusion_model],
-    }
-    generator = np.random.default_rng(seed)
-    parts = {}
-    for part, models in networks.items():
-        tensors = {name: array for each in models for name, array in state(each).items()}
-        parts[part] = {
-            name: _drawn(generator, name, array.shape) for name, array in sorted(tensors.items())
+    parts = {"text_encoder": [model.text_encoder]}
+    if len(config.text_encoders) == 2:
+        parts["text_encoder_2"] = [model.text_encoder_2]
+    parts |= {"vae": [model.image_encoder, model.decoder], "unet": [model.diffusion_model]}
+    drawn = {
+        part: {
+            name: _drawn([seed, zlib.crc32(f"{part}/{name}".encode())], name, shape)
+            for network in networks
+            for name, shape in state(network).shapes.items()
         }
-    save_folder(path, config, parts)
+        for part, networks in parts.items()
+    }
+    save_folder(path, config, drawn)
 
 
-def _drawn(generator, name, shape):
-    """Weights of variance 1 over the number of inputs; ones and zeros for norms and biases."""
+def _drawn(seed, name, shape):
+    """Weights spread as PyTorch's defaults are; ones and zeros for norms and biases."""
     if len(shape) == 1:
         return np.full(shape, float(name.endswith("weight")), "float32")
-    spread = shape[0] ** -0.5 if "embedding" in name else np.prod(shape[1:]) ** -0.5
-    spread *= np.prod([factor for part, factor in LOUDER.items() if part in name])
-    return generator.normal(0.0, spread, shape).astype("float32")
+    spread = EMBEDDING_SPREAD if "embedding." in name else (3.0 * np.prod(shape[1:])) ** -0.5
+    for pattern, factor in LOUDER.items():
+        spread *= factor if re.fullmatch(pattern, name) else 1.0
+    return np.random.default_rng(seed).normal(0.0, spread, shape).astype("float32")
 
 
 def main():
+    """Writes the demo checkpoint, unless it is there."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path", type=Path, help="folder to write; left alone if it is there")
     path = parser.parse_args().path
