@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kerasdiff import conditioning, images, sampling
-from kerasdiff.backend import Program
+from kerasdiff.backend import Program, resolve_jit_compile
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.options import check_prompts
@@ -47,6 +47,7 @@ class CompiledModels:
     def __init__(self, checkpoint, dtype, jit_compile, **files):
         self._models = open_models(checkpoint, dtype, **files)
         self._parts, self._programs = {}, {}
+        resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile = jit_compile
 
     @property

@@ -1,0 +1,43 @@
+"""Makes one small picture on whatever backend is set: python tests/backend_picture.py OUT FOLDER.
+
+Also assigns one variable and says whether the picture changed without another trace.
+"""
+
+import sys
+
+import numpy as np
+
+from kerasdiff import StableDiffusion
+
+
+def picture(model):
+    """Latents and picture of a few steps, without a bar."""
+    kept = {}
+    pixels = model.text_to_image(
+        "a red house", num_steps=3, seed=1, sampler="dpmpp_2m", progress=False,
+        callback=lambda step, total, preview: kept.update(step=step),
+    )  # fmt: skip
+    assert kept["step"] == 3
+    return pixels
+
+
+def main():
+    out, folder, jit_compile, dtype = sys.argv[1:]
+    model = StableDiffusion.from_preset(folder, jit_compile=jit_compile == "True", dtype=dtype)
+    decoded = []
+    model.decode, decode = lambda latents: decoded.append(latents) or decode(latents), model.decode
+    first = picture(model)
+    traces = model._programs["loop batched"][1].traces
+    variable = next(v for v in model.diffusion_model.variables if "conv_out" in v.path)
+    value = np.array(variable.value, "float32")
+    variable.assign(value * 1.5)
+    second = picture(model)
+    assert model._programs["loop batched"][1].traces == traces == 1
+    assert np.abs(first.astype(int) - second).max() > 2
+    variable.assign(value)
+    assert np.array_equal(picture(model), first)
+    np.savez(out, latents=decoded[0], pixels=first)
+
+
+if __name__ == "__main__":
+    main()
