@@ -23,6 +23,9 @@ picture stays and white where it is painted anew. What made a PNG is stored insi
 
 SHOWN = 10  # skipped names that `info` lists
 
+# By name: the frameworks that raise them are not imported here.
+OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "XlaRuntimeError", "JaxRuntimeError")
+
 COMMANDS = ("generate", "info", "convert")
 
 
@@ -32,12 +35,19 @@ def main(arguments=None):
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help", "--version"):
         arguments.insert(0, "generate")  # the main job needs no command
     options = _parser().parse_args(arguments or ["--help"])
-    # Frameworks read this once, when they are first imported; their start-up log helps nobody.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         options.run(options)
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError) as error:
         print(f"kerasdiff: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if type(error).__name__ not in OUT_OF_MEMORY:
+            raise
+        print(
+            "kerasdiff: error: out of memory; a smaller --size, --batch or --dtype bfloat16 needs "
+            "less, and so does --split-guidance",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("kerasdiff: stopped", file=sys.stderr)
@@ -52,7 +62,7 @@ def generate(options):
             raise ValueError(f"{name} needs --init, the picture that it is about")
     targets = _targets(options.output, options.batch)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-
+    _import_quietly()
     from kerasdiff.stable_diffusion import StableDiffusion
 
     files = ("vae", "variant", "prediction_type")
@@ -62,6 +72,22 @@ def generate(options):
     )
     pictures, strength = _paint(model, options, seed)
     _save(pictures, targets, options, model, seed, strength)
+
+
+def _import_quietly():
+    """Imports the framework without its start-up log, which helps nobody and hides errors."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # it is written past Python, to the file descriptor
+    try:
+        from kerasdiff.backend import device
+
+        device()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _paint(model, options, seed):

@@ -13,10 +13,8 @@ from kerasdiff.checkpoints.detect import detect
 from kerasdiff.checkpoints.files import open_tensors, read_json
 from kerasdiff.checkpoints.folders import canonical_part, open_autoencoder_folder, open_folder
 from kerasdiff.checkpoints.keras_h5 import is_keras_folder, open_keras_folder
-from kerasdiff.checkpoints.load import load, state
 from kerasdiff.checkpoints.names import OriginalNames
 from kerasdiff.checkpoints.original import is_original_vae, split, take
-from kerasdiff.checkpoints.probe import probe
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.configs import StableDiffusionConfig
 
@@ -53,6 +51,8 @@ class Checkpoint:
             part: a key of `parts`. Both the image encoder and the decoder take from "vae".
             model: the Keras model of that part's config.
         """
+        from kerasdiff.checkpoints.load import load  # Keras: not before there is a model
+
         if part not in self.parts:
             raise CheckpointError(f"{self.path}: has no {part}; it has {', '.join(self.parts)}")
         tensors = self.parts[part]
@@ -122,10 +122,16 @@ def _open_file(path, vae, argument):
         with path.open("rb") as file:
             facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         kind, source = prediction.prediction_type(
-            config, **facts, probe=lambda: probe(config.diffusion_model, parts["unet"])
+            config, **facts, probe=lambda: _probe(config.diffusion_model, parts["unet"])
         )
     config = prediction.with_prediction_type(config, kind, tuple(tensors))
     return Checkpoint(path, config, parts, {}, skipped, source)
+
+
+def _probe(config, tensors):
+    from kerasdiff.checkpoints.probe import probe
+
+    return probe(config, tensors)
 
 
 def _sidecar(path):
@@ -165,6 +171,8 @@ def _open_autoencoder_file(path, config):
 
 def _half(tensors, model):
     """The tensors of an autoencoder but for the half that another model has."""
+    from kerasdiff.checkpoints.load import state
+
     heads = {name.split(".")[0] for name in state(model)}
     other = next(half for half in HALVES if not half & heads)
     return tensors.with_entries(
