@@ -34,6 +34,8 @@ def difference(sampler, steps, theirs, ours, strength=None, mask=None, eta=None)
         "mask": mask,
     }  # fmt: skip
     scheduler, module = make_scheduler(sampler, **theirs)
+    if sampler == "tcd" and eta is None:
+        eta = 0.3  # the scheduler's own default; pipelines, and we, set 0
     want, draws, _ = run_scheduler(scheduler, module, case, network, eta)
     table = make_table(
         ScheduleConfig(**ours), steps, sampler=sampler, strength=strength or 1.0,
