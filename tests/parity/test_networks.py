@@ -42,11 +42,11 @@ def nhwc(array):
 
 
 @torch.no_grad()
-def compare_unet(theirs, height, width, tokens=77):
+def compare_unet(theirs, height, width, tokens=77, louder=2.0):
     config = diffusion_model_config(json.loads(theirs.to_json_string()))
     for name, value in theirs.named_parameters():
         if name.startswith("conv_out") or ".attn2." in name:
-            value *= 4.0
+            value *= louder  # 4 is chaos: PyTorch itself is then 1e-3 away from float64
     ours = DiffusionModel(config)
     load(ours, tensors(theirs))
     random = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_unet_takes_lists_and_dicts():
 def test_unet_at_full_size(capsys):
     torch.manual_seed(1)
     theirs = diffusers.UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
-    ours, inputs, expected = compare_unet(theirs, 64, 64)
+    ours, inputs, expected = compare_unet(theirs, 64, 64, louder=1.0)
     with capsys.disabled():
         print(f"\nSD 1.5 UNet, relative error {error(ours(inputs), expected):.1e}")
 
@@ -141,7 +141,9 @@ def test_autoencoder(channels):
 def test_text_encoder(activation, projected, output_layer):
     torch.manual_seed(3)
     theirs = pipelines.text_encoder(projected, activation)
-    config = text_encoder_config(theirs.config.to_dict(), output_layer=output_layer)
+    config = text_encoder_config(
+        theirs.config.to_dict(), output_layer=output_layer, projection=projected
+    )
     ours = TextEncoder(config)
     load(ours, tensors(theirs))
     tokens = np.random.default_rng(0).integers(0, 49406, (3, 77))
