@@ -71,7 +71,10 @@ def timestep_embedding(timesteps, width, flip_sin_to_cos=True, freq_shift=0.0, m
         raise ValueError(f"`width` must be even and positive; got {width}")
     half = width // 2
     exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype="float32")
-    frequencies = np.exp(exponents / np.float32(half - freq_shift))
+    exponents = exponents / np.float32(half - freq_shift)
+    # Exponents are float32, as networks have been trained with; the exponential is exact, because
+    # its last bit times a timestep of 1000 shows in the picture.
+    frequencies = np.exp(exponents.astype("float64")).astype("float32")
     angles = ops.cast(timesteps, "float32")[:, None] * frequencies  # (B, width / 2)
     waves = [ops.sin(angles), ops.cos(angles)]
     return ops.concatenate(waves[::-1] if flip_sin_to_cos else waves, axis=-1)
