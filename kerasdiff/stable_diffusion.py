@@ -109,15 +109,9 @@ class StableDiffusion(CompiledModels):
         Returns:
             uint8 array (B, img_height, img_width, 3).
         """
-        check_strength(strength)
-        return self._generate(
-            self.encode_text(prompt),
-            negative_prompt,
-            batch_size,
-            Options(**options),
-            image=image,
-            strength=strength,
-        )
+        options = Options(**options)
+        encoded = self.encode_text(prompt)
+        return self._generate(encoded, negative_prompt, batch_size, options, image, None, strength)
 
     def inpaint(
         self, prompt, image, mask, strength=1.0, negative_prompt=None, batch_size=1, **options
@@ -133,16 +127,9 @@ class StableDiffusion(CompiledModels):
             uint8 array (B, img_height, img_width, 3). Kept parts have gone through the
             autoencoder once.
         """
-        check_strength(strength)
-        return self._generate(
-            self.encode_text(prompt),
-            negative_prompt,
-            batch_size,
-            Options(**options),
-            image=image,
-            mask=mask,
-            strength=strength,
-        )
+        options = Options(**options)
+        encoded = self.encode_text(prompt)
+        return self._generate(encoded, negative_prompt, batch_size, options, image, mask, strength)
 
     def generate_image(
         self,
@@ -179,6 +166,7 @@ class StableDiffusion(CompiledModels):
         strength=1.0,
     ):
         check_batch_size(batch_size)
+        check_strength(strength)
         height, width = self._picture_size(options, image)
         positive = conditioning.repeat(conditioning.as_conditioning(encoded_text), batch_size)
         count = len(positive.context)
