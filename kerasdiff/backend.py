@@ -4,11 +4,9 @@ Weights are arguments of a compiled program, never constants in it: assign a var
 call sees the new value, without a new trace, on every backend.
 """
 
-import keras
+from pathlib import Path
 
-# Whether XLA is worth its compilation, per (device, compute dtype); measured by
-# benchmarks/jit_compile.py. A device or dtype that is not listed is compiled.
-_COMPILE = {("cpu", "float32"): True, ("cpu", "bfloat16"): False, ("cpu", "float16"): False}
+import keras
 
 
 class Program:
@@ -43,12 +41,24 @@ class Program:
 
 
 def resolve_jit_compile(jit_compile, dtype):
-    """`True`, `False`, or what the table says for `"auto"` on this device in `dtype`."""
+    """`True`, `False`, or for `"auto"` what benchmarks/RESULTS.md says of this device and dtype.
+
+    XLA wins but for one case, bfloat16 on processors with instructions for it: TensorFlow's own
+    kernels (oneDNN) use them, XLA's do not and are 2.5 times slower. Without such instructions
+    TensorFlow's kernels are the slower ones, by 3 times.
+    """
     if jit_compile == "auto":
-        return _COMPILE.get((device(), dtype), True)
+        return not (dtype == "bfloat16" and device() == "cpu" and _computes_in_bfloat16())
     if jit_compile not in (True, False):
         raise ValueError(f'`jit_compile` must be True, False or "auto", not {jit_compile!r}')
     return bool(jit_compile)
+
+
+def _computes_in_bfloat16():
+    """Whether the processor has instructions for it, as far as Linux tells."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def device():

@@ -1,0 +1,49 @@
+"""Compiled programs: traced once, weights by reference, XLA where it was measured to win."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerasdiff import backend
+
+
+def small_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, use_bias=False)])
+    model.layers[0].kernel.assign(np.arange(6.0).reshape(3, 2))
+    return model
+
+
+@pytest.mark.parametrize("jit_compile", (True, False))
+def test_a_program_is_traced_once_a_shape_and_follows_its_weights(jit_compile):
+    model = small_model()
+    program = backend.Program(lambda inputs: {"y": model(inputs["x"]) * 2}, model, jit_compile)
+    ones = {"x": np.ones((1, 3), "float32")}
+    np.testing.assert_allclose(program(ones)["y"], [[12, 18]])
+    model.layers[0].kernel.assign(np.ones((3, 2)))
+    np.testing.assert_allclose(program(ones)["y"], [[6, 6]])
+    assert program.traces == 1
+    program({"x": np.ones((4, 3), "float32")})
+    assert program.traces == 2
+
+
+def test_numbers_are_arguments_too():
+    program = backend.Program(lambda x, n: x + n, small_model(), True)
+    results = [float(program(np.float32(1), np.float32(n))) for n in range(5)]
+    assert results == [1, 2, 3, 4, 5] and program.traces == 1
+
+
+def test_auto_follows_the_measurements(monkeypatch):
+    monkeypatch.setattr(backend, "device", lambda: "cpu")
+    monkeypatch.setattr(backend, "_computes_in_bfloat16", lambda: True)
+    assert backend.resolve_jit_compile("auto", "float32")
+    assert not backend.resolve_jit_compile("auto", "bfloat16")
+    monkeypatch.setattr(backend, "_computes_in_bfloat16", lambda: False)
+    assert backend.resolve_jit_compile("auto", "bfloat16")
+    monkeypatch.setattr(backend, "device", lambda: "gpu")
+    assert backend.resolve_jit_compile("auto", "bfloat16")
+
+
+@pytest.mark.parametrize("choice", ("yes", None, 2))
+def test_other_choices_are_refused(choice):
+    with pytest.raises(ValueError, match='must be True, False or "auto"'):
+        backend.resolve_jit_compile(choice, "float32")
