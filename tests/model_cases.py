@@ -33,7 +33,7 @@ UNETS = {  # config, height and width of the latents, length of the context
     "inpaint": (TINY["sd1-inpaint"].diffusion_model, 8, 8, 7),
     "guided": (replace(_SD1, time_cond_dim=24), 8, 8, 4),
     "sines-first": (replace(_SD1, flip_sin_to_cos=False, freq_shift=1.0), 8, 8, 4),
-    "controlnet": (replace(_DEEP, controlnet_residuals=True), 9, 13, 5),
+    "controlnet": (replace(_SD1, controlnet_residuals=True), 9, 13, 5),
 }
 AUTOENCODERS = {
     "one": replace(_VAE, channels=(16,), layers_per_block=2),

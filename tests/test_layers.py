@@ -1,0 +1,306 @@
+"""Layers against plain NumPy in float64, their names, their configs and what they refuse."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kerasdiff.layers import (
+    Attention,
+    AttentionBlock,
+    Dense,
+    Downsample,
+    FeedForward,
+    GroupNorm,
+    MeanLatents,
+    PaddedConv2D,
+    ResBlock,
+    SpatialTransformer,
+    TimeEmbedding,
+    Upsample,
+    tensor_name,
+    to_torch_axes,
+    uninitialized,
+)
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def randomise(layer):
+    """Other values than the first ones, for biases and norms too."""
+    for i, variable in enumerate(layer.variables):
+        variable.assign(numbers(*variable.shape, seed=i + 1) * 0.5 + 0.1)
+    return layer
+
+
+def convolve(x, kernel, bias, padding, strides):
+    """The definition, pixel by pixel."""
+    x = np.pad(x.astype("float64"), ((0, 0), padding, padding, (0, 0)))
+    size = len(kernel)
+    rows, columns = ((side - size) // strides + 1 for side in x.shape[1:3])
+    output = np.zeros((len(x), rows, columns, kernel.shape[-1]))
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * strides, j * strides
+            patch = x[:, top : top + size, left : left + size]
+            output[:, i, j] = np.einsum("bhwi,hwio->bo", patch, kernel) + bias
+    return output
+
+
+@pytest.mark.parametrize("height, width", [(6, 8), (7, 5)])
+@pytest.mark.parametrize(
+    ("size", "padding", "strides"),
+    [(3, 1, 1), (3, 1, 2), (3, (0, 1), 2), (1, 0, 1), (3, 0, 1), (3, (0, 2), 1), (5, 2, 1)],
+)
+def test_convolutions_pad_where_they_say(height, width, size, padding, strides):
+    x = numbers(2, height, width, 3)
+    layer = PaddedConv2D(4, size, padding, strides)
+    layer.build(x.shape)
+    kernel, bias = (np.asarray(v.value) for v in randomise(layer).variables)
+    expected = convolve(x, kernel, bias, layer.padding, strides)
+    output = np.asarray(layer(x))
+    assert layer.compute_output_shape(x.shape) == output.shape == expected.shape
+    np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_dense_is_a_matrix_on_the_last_axis(use_bias):
+    x = numbers(2, 3, 4, 5)
+    layer = Dense(7, use_bias)
+    layer.build(x.shape)
+    randomise(layer)
+    expected = x.astype("float64") @ np.asarray(layer.kernel)
+    if use_bias:
+        expected = expected + np.asarray(layer.bias)
+    np.testing.assert_allclose(np.asarray(layer(x)), expected, atol=1e-5)
+    assert layer.compute_output_shape(x.shape) == (2, 3, 4, 7)
+
+
+def normalise(x, groups, epsilon):
+    rows = x.astype("float64").reshape(len(x), -1, groups, x.shape[-1] // groups)
+    mean, variance = (f(rows, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    return ((rows - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
+
+
+@pytest.mark.parametrize("offset, tolerance", [(0, 2e-6), (1000, 2e-4)])
+@pytest.mark.parametrize("epsilon", [1e-6, 0.5])
+def test_group_norm_is_exact_far_from_zero_too(offset, tolerance, epsilon):
+    x = numbers(2, 5, 7, 12) + np.float32(offset)
+    layer = GroupNorm(3, epsilon)
+    layer.build(x.shape)
+    gamma, beta = (np.asarray(v.value) for v in randomise(layer).variables)
+    expected = normalise(x, 3, epsilon) * gamma + beta
+    np.testing.assert_allclose(np.asarray(layer(x)), expected, atol=tolerance)
+
+
+def test_group_norm_of_a_large_picture():
+    x = numbers(1, 192, 192, 64) * 3 + numbers(64, seed=1) * 5
+    output = np.asarray(GroupNorm(4, 1e-6)(x))
+    np.testing.assert_allclose(output, normalise(x, 4, 1e-6), atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float16", 4e-3), ("bfloat16", 4e-2)])
+def test_group_norm_sums_in_float32(dtype, tolerance):
+    x = np.asarray(ops.cast(numbers(1, 64, 64, 8) * 100 + 300, dtype), "float32")
+    output = GroupNorm(2, 1e-5, dtype=dtype)(ops.cast(x, dtype))
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    output = np.asarray(ops.cast(output, "float32"))
+    np.testing.assert_allclose(output, normalise(x, 2, 1e-5), atol=tolerance)
+
+
+@pytest.mark.parametrize("groups", [0, 5, 24])
+def test_groups_that_do_not_divide_are_refused(groups):
+    with pytest.raises(ValueError, match=rf"norm1: `groups` must .* {groups} groups for 12 chan"):
+        GroupNorm(groups, 1e-5, name="norm1").build((1, 4, 4, 12))
+
+
+def test_upsampling_repeats_pixels_and_crops_to_the_skip():
+    layer = Upsample(1)
+    layer.build((1, 2, 2, 1))
+    kernel = np.zeros((3, 3, 1, 1), "float32")
+    kernel[1, 1] = 1
+    layer.conv.kernel.assign(kernel)
+    x = np.array([[1, 2], [3, 4]], "float32")[None, :, :, None]
+    whole = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
+    np.testing.assert_array_equal(layer(x), whole)
+    np.testing.assert_array_equal(layer(x, np.zeros((1, 3, 4, 9))), whole[:, :3])
+    np.testing.assert_array_equal(layer(x, np.zeros((1, 4, 3, 9))), whole[:, :, :3])
+    assert layer.compute_output_shape((1, 2, None, 1)) == (1, 4, None, 1)
+    assert layer.compute_output_shape((1, 2, 2, 1), (1, 3, None, 9)) == (1, 3, None, 1)
+
+
+@pytest.mark.parametrize("padding, expected", [(1, (1, 3, 4, 2)), ((0, 1), (1, 2, 4, 2))])
+def test_downsampling_rounds_as_its_padding_says(padding, expected):
+    layer = Downsample(2, padding)
+    assert layer(numbers(1, 5, 8, 3)).shape == expected
+    assert layer.compute_output_shape((1, 5, 8, 3)) == expected
+
+
+def test_geglu_is_the_exact_gelu_of_the_second_half():
+    x = numbers(2, 3, 4)
+    layer = FeedForward(2)
+    layer.build(x.shape)
+    randomise(layer)
+    inner = np.asarray(layer.inward(x)).astype("float64")
+    value, gate = np.split(inner, 2, axis=-1)
+    gate = gate * 0.5 * (1 + np.vectorize(math.erf)(gate / math.sqrt(2)))
+    kernel, bias = (np.asarray(v.value) for v in layer.outward.variables)
+    np.testing.assert_allclose(np.asarray(layer(x)), (value * gate) @ kernel + bias, atol=1e-4)
+
+
+def attend(layer, x, context, mask):
+    """Head by head in float64."""
+    project = [np.asarray(part(y)).astype("float64") for part, y in zip(
+        (layer.to_q, layer.to_k, layer.to_v), (x, context, context), strict=True)]  # fmt: skip
+    split = [np.split(part, layer.heads, axis=-1) for part in project]
+    outputs = []
+    for query, key, value in zip(*split, strict=True):
+        scores = query @ key.swapaxes(1, 2) / math.sqrt(query.shape[-1])
+        scores = np.exp(np.where(mask, scores, -np.inf))
+        outputs.append(scores / scores.sum(axis=-1, keepdims=True) @ value)
+    kernel, bias = (np.asarray(v.value) for v in layer.to_out.variables)
+    return np.concatenate(outputs, axis=-1) @ kernel + bias
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_to_a_context_and_to_keys_and_values_of_it(heads, use_bias):
+    x, context = numbers(2, 5, 8), numbers(2, 3, 6, seed=9)
+    layer = Attention(heads, use_bias)
+    layer(x, context)
+    randomise(layer)
+    expected = attend(layer, x, context, True)
+    np.testing.assert_allclose(np.asarray(layer(x, context)), expected, atol=1e-5)
+    keys, values = layer.keys_and_values(context)
+    again = layer(x, keys=keys, values=values)
+    np.testing.assert_array_equal(again, layer(x, context))
+    with pytest.raises(ValueError, match="`keys` and `values` must be given together"):
+        layer(x, keys=keys)
+
+
+def test_causal_attention_sees_nothing_later():
+    x = numbers(2, 5, 8)
+    layer = Attention(2, causal=True)
+    layer(x)
+    expected = attend(randomise(layer), x, x, np.tril(np.ones((5, 5), bool)))
+    np.testing.assert_allclose(np.asarray(layer(x)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [0, 3, 16])
+def test_heads_that_do_not_divide_are_refused(heads):
+    with pytest.raises(ValueError, match=rf"attn1: `heads` must .* {heads} heads for 8 channels"):
+        Attention(heads, name="attn1").build((1, 4, 8))
+
+
+MAP, VECTOR, TEXT = (2, 4, 6, 8), (2, 5), (2, 3, 7)
+LAYERS = {
+    "dense": (Dense(4, use_bias=False), [MAP]),
+    "conv": (PaddedConv2D(4, 3, (0, 1), 2), [MAP]),
+    "norm": (GroupNorm(2, 1e-3), [MAP]),
+    "time": (TimeEmbedding(6), [VECTOR]),
+    "guided": (TimeEmbedding(6), [VECTOR, (2, 9)]),
+    "res": (ResBlock(4, 2, 1e-3), [MAP]),
+    "timed": (ResBlock(8, 2, 1e-3), [MAP, VECTOR]),
+    "down": (Downsample(4, (0, 1)), [MAP]),
+    "up": (Upsample(4), [MAP, (2, 7, 11, 3)]),
+    "attention": (Attention(2, True, True), [(2, 5, 8)]),
+    "ff": (FeedForward(3), [(2, 5, 8)]),
+    "transformer": (SpatialTransformer(2, 2, 4, 1e-3), [MAP, TEXT]),
+    "linear": (SpatialTransformer(4, 1, 2, 1e-3, True), [MAP, TEXT]),
+    "block": (AttentionBlock(2, 1e-3), [MAP]),
+    "mean": (MeanLatents(0.5, 0.25), [MAP]),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_comes_back_from_its_config(name):
+    layer, shapes = LAYERS[name]
+    inputs = [numbers(*shape, seed=i) for i, shape in enumerate(shapes)]
+    output = layer(*inputs)
+    randomise(layer)
+    output = layer(*inputs)
+    spec = keras.saving.serialize_keras_object(layer)
+    again = keras.saving.deserialize_keras_object(spec)
+    again(*inputs)
+    assert [v.path for v in again.variables] == [v.path for v in layer.variables]
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again(*inputs), output)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_foretells_its_output(name):
+    layer, shapes = LAYERS[name]
+    symbols = [keras.KerasTensor((None, *shape[1:])) for shape in shapes]
+    output = layer(*(numbers(*shape) for shape in shapes))
+    foretold = layer.compute_output_spec(*symbols)
+    assert foretold.shape[1:] == tuple(output.shape[1:])
+    assert foretold.dtype == keras.backend.standardize_dtype(output.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_parts_have_the_dtype_of_the_whole(name, dtype):
+    layer, shapes = LAYERS[name]
+    layer = type(layer).from_config({**layer.get_config(), "dtype": dtype})
+    output = layer(*(numbers(*shape) for shape in shapes))
+    policy = keras.dtype_policies.get(dtype)
+    assert keras.backend.standardize_dtype(output.dtype) == policy.compute_dtype
+    assert {variable.dtype for variable in layer.variables} <= {policy.variable_dtype}
+
+
+def test_names_are_full_whatever_lies_around():
+    transformer = SpatialTransformer(2, 1, 4, 1e-6, name="mid_block.attentions.0")
+    x, text = keras.Input((None, None, 8)), keras.Input((None, 7))
+    inner = keras.Model([x, text], transformer(x, text), name="inner")
+    outer = keras.Model([x, text], inner([x, text]), name="outer")
+    names = {tensor_name(variable) for variable in outer.variables}
+    block = "mid_block.attentions.0.transformer_blocks.0"
+    assert {f"{block}.attn2.to_out.0.bias", f"{block}.ff.net.0.proj.weight"} <= names
+    assert {"mid_block.attentions.0.norm.weight", "mid_block.attentions.0.proj_in.bias"} <= names
+    assert len(names) == len(outer.variables) == 26
+    embedding = keras.layers.Embedding(5, 2, name="text_model.embeddings.token_embedding")
+    embedding.build()
+    assert tensor_name(embedding.variables[0]) == "embeddings.token_embedding.weight"
+
+
+@pytest.mark.parametrize("path", ["adam/learning_rate", "kernel", "adam/conv_in_kernel_momentum"])
+def test_variables_of_no_layer_have_no_tensor(path):
+    class Stranger:
+        pass
+
+    Stranger.path = path
+    with pytest.raises(ValueError, match=f"must be a layer's weight or bias; got '{path}'"):
+        tensor_name(Stranger)
+
+
+def test_axes_are_pytorch_s():
+    conv, dense, norm = PaddedConv2D(4, 3), Dense(5), GroupNorm(1, 1.0)
+    for layer in (conv, dense, norm):
+        layer.build((1, 8, 8, 2))
+    axes = {v.path.split("/")[-1]: to_torch_axes(v) for v in (*dense.variables, *norm.variables)}
+    assert axes == {"kernel": (1, 0), "bias": (0,), "gamma": (0,), "beta": (0,)}
+    assert to_torch_axes(conv.kernel) == (3, 2, 0, 1)
+    embedding = keras.layers.Embedding(5, 2)
+    embedding.build()
+    assert to_torch_axes(embedding.variables[0]) == (0, 1)
+
+
+def test_variables_start_at_random_except_where_loading_follows():
+    def total():
+        layer = ResBlock(4, 2, 1e-5)
+        layer.build((1, 4, 4, 2))
+        kernels = [v for v in layer.variables if v.path.endswith("kernel")]
+        return [float(np.abs(np.asarray(v.value)).sum()) for v in kernels]
+
+    assert all(total())
+    with uninitialized():
+        with uninitialized():
+            assert not any(total())
+        assert not any(total())
+    with pytest.raises(RuntimeError), uninitialized():
+        raise RuntimeError
+    assert all(total())
