@@ -119,7 +119,8 @@ def test_lists_and_dicts_are_taken(name):
     model, inputs = fill(kind(config)), inputs_of(name)
     expected = call(model, inputs)
     named = dict(zip([tensor.name for tensor in model.inputs], inputs, strict=True))
-    for order in (named, dict(reversed(named.items()))):
+    mixed = {**named, model.inputs[0].name: ops.convert_to_tensor(inputs[0])}
+    for order in (named, dict(reversed(named.items())), mixed, list(mixed.values())):
         for ours, wanted in zip(keras.tree.flatten(model(order)), expected, strict=True):
             np.testing.assert_array_equal(ours, wanted)
     with pytest.raises(ValueError, match=f"{name}: `inputs` must have the keys .*; got extra"):

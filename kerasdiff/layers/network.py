@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 import keras
+import numpy as np
 
 DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 
@@ -26,7 +27,8 @@ def to_policy(dtype):
 class Network(keras.Model):
     """Base class of the models.
 
-    Calls take a list of inputs in the model's order, or a dict by their names.
+    Calls take a list of inputs in the model's order, or a dict by their names; arrays, tensors or
+    both.
 
     Args:
         config: the frozen dataclass that describes the network.
@@ -49,6 +51,8 @@ class Network(keras.Model):
     def __call__(self, inputs, *args, **kwargs):
         if isinstance(inputs, dict):
             inputs = self._in_order(inputs)
+        # Keras itself refuses arrays and tensors side by side.
+        inputs = keras.tree.map_structure(_to_tensor, inputs)
         return super().__call__(inputs, *args, **kwargs)
 
     def _in_order(self, inputs):
@@ -77,3 +81,7 @@ class Network(keras.Model):
             for name, value in config["config"].items()
         }
         return cls(**{**config, "config": cls.CONFIG(**fields)})
+
+
+def _to_tensor(value):
+    return keras.ops.convert_to_tensor(value) if isinstance(value, np.ndarray) else value

@@ -6,18 +6,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 
 TESTS = Path(__file__).parent.parent
 sys.path += [str(TESTS), str(TESTS / "golden")]
 from make_models import module, reference  # noqa: E402
-from model_cases import AUTOENCODERS, CASES, KINDS, TEXTS, UNETS, error  # noqa: E402
+from model_cases import (  # noqa: E402
+    AUTOENCODERS,
+    CASES,
+    KINDS,
+    TEXTS,
+    UNETS,
+    error,
+    fill,
+    numbers,
+    weight,
+)
 
 from kerasdiff.checkpoints.load import torch_shape  # noqa: E402
 from kerasdiff.decoder import Decoder  # noqa: E402
 from kerasdiff.diffusion_model import DiffusionModel, timestep_embedding  # noqa: E402
 from kerasdiff.image_encoder import ImageEncoder  # noqa: E402
-from kerasdiff.layers import tensor_name  # noqa: E402
+from kerasdiff.layers import tensor_name, uninitialized  # noqa: E402
 from kerasdiff.text_encoder import TextEncoder  # noqa: E402
 
 
@@ -63,3 +74,26 @@ def test_timestep_embeddings_are_theirs(width, flip, shift):
     ours = np.asarray(timestep_embedding(timesteps, width, flip, shift))
     # Half a unit in the last place of a frequency near 1, times 981.
     np.testing.assert_allclose(ours, theirs.numpy(), atol=981 * 2.0**-23, rtol=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_unet_of_full_size_is_theirs_and_reacts_to_its_context(capsys):
+    theirs = UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
+    for key, value in theirs.state_dict().items():
+        value.copy_(torch.from_numpy(weight(key, tuple(value.shape))))
+    with uninitialized():
+        ours = fill(DiffusionModel())
+    latent = numbers("full latent", (1, 64, 64, 4))
+    texts = [numbers(f"full context {i}", (1, 77, 768)) for i in range(2)]
+    step = np.array([981.0], "float32")
+    embedding = timestep_embedding(step, 320)
+    outputs = [np.asarray(ours([latent, embedding, text])) for text in texts]
+    expected = theirs(
+        torch.tensor(latent.transpose(0, 3, 1, 2)), torch.tensor(step), torch.tensor(texts[0])
+    ).sample.numpy()
+    found = error(outputs[0], expected.transpose(0, 2, 3, 1))
+    with capsys.disabled():
+        print(f"\nSD 1.5 UNet at 64x64: relative error {found:.1e}")
+    assert found < 2e-5
+    assert error(outputs[1], outputs[0]) > 0.1
