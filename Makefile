@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 .PHONY: demo test parity lint bench clean
 
 demo: $(VENV)/.installed            ## a prompt in, demo.png out
-	$(BIN)/python -m kerasdiff.demo.checkpoint build/demo
+	$(BIN)/kerasdiff demo build/demo
 	$(BIN)/kerasdiff "$(PROMPT)" --model build/demo --seed 1 -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch

@@ -5,6 +5,8 @@ Names are imported when first used, so that `import kerasdiff` is quick and load
 
 from importlib import import_module
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "StableDiffusion": "stable_diffusion",
     "TextEncoder": "text_encoder",

@@ -7,6 +7,8 @@ import secrets
 import sys
 from pathlib import Path
 
+import kerasdiff
+
 EPILOG = """\
 examples:
   kerasdiff "a lighthouse in a storm, oil painting" -o storm.png --seed 7
@@ -24,9 +26,9 @@ picture stays and white where it is painted anew. What made a PNG is stored insi
 SHOWN = 10  # skipped names that `info` lists
 
 # By name: the frameworks that raise them are not imported here.
-OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "XlaRuntimeError", "JaxRuntimeError")
+OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError", "XlaRuntimeError", "JaxRuntimeError"}
 
-COMMANDS = ("generate", "info", "convert")
+COMMANDS = ("generate", "info", "convert", "demo")
 
 
 def main(arguments=None):
@@ -41,7 +43,7 @@ def main(arguments=None):
         print(f"kerasdiff: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
-        if type(error).__name__ not in OUT_OF_MEMORY:
+        if OUT_OF_MEMORY.isdisjoint(kind.__name__ for kind in type(error).__mro__):
             raise
         print(
             "kerasdiff: error: out of memory; a smaller --size, --batch or --dtype bfloat16 needs "
@@ -156,6 +158,16 @@ def convert(options):
     print(options.target)
 
 
+def demo(options):
+    """`kerasdiff demo FOLDER`: writes a small checkpoint to try things with, unless it is there."""
+    if not Path(options.path).exists():
+        _import_quietly()
+        from kerasdiff.demo.checkpoint import write_checkpoint
+
+        write_checkpoint(options.path)
+    print(options.path)
+
+
 def _save(pictures, targets, options, model, seed, strength):
     from kerasdiff import images
 
@@ -163,7 +175,7 @@ def _save(pictures, targets, options, model, seed, strength):
     for index, (target, picture) in enumerate(zip(targets, pictures, strict=True)):
         details = {
             "Steps": options.steps,
-            "Sampler": WEB_UI_SAMPLERS.get(sampler, sampler),
+            "Sampler": images.WEB_UI_SAMPLERS.get(sampler, sampler),
             "Schedule type": options.schedule and options.schedule.capitalize(),
             "CFG scale": options.guidance,
             "Seed": seed + index,
@@ -178,28 +190,10 @@ def _save(pictures, targets, options, model, seed, strength):
         print(f"{target}  seed {seed + index}")
 
 
-# What web UIs call our samplers, for the PNG's text.
-WEB_UI_SAMPLERS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "lms": "LMS",
-    "plms": "PLMS",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "tcd": "TCD",
-}
-
-
 def _targets(output, count):
     """A file for each picture, checked to be writable before any work is done."""
+    from kerasdiff.options import MAX_PICTURES
+
     output = Path(output)
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output {output}: the name must end in .png")
@@ -207,8 +201,8 @@ def _targets(output, count):
         raise ValueError(f"--output {output}: there is no folder {output.parent}")
     if not os.access(output.parent, os.W_OK):
         raise ValueError(f"--output {output}: the folder {output.parent} cannot be written to")
-    if count < 1:
-        raise ValueError(f"--batch must be at least 1, not {count}")
+    if not 1 <= count <= MAX_PICTURES:
+        raise ValueError(f"--batch must be from 1 to {MAX_PICTURES}, not {count}")
     targets = [output]
     if count > 1:
         targets = [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
@@ -218,13 +212,21 @@ def _targets(output, count):
     return targets
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line like all others; --help shows the usage."""
+
+    def error(self, message):
+        self.exit(2, f"kerasdiff: error: {message}\n")
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kerasdiff",
         description="Stable Diffusion: a prompt in, a PNG out.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=kerasdiff.__version__)
     commands = parser.add_subparsers(metavar="command", required=True)
     add = commands.add_parser(
         "generate",
@@ -246,6 +248,10 @@ def _parser():
     add.add_argument("target", help="a .safetensors file (original layout) or a new folder")
     add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+
+    add = commands.add_parser("demo", help="write a small untrained checkpoint, for trying things")
+    add.set_defaults(run=demo)
+    add.add_argument("path", help="folder to write")
     return parser
 
 

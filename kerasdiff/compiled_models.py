@@ -101,10 +101,17 @@ class CompiledModels:
             )
         return images.to_uint8(np.concatenate(pictures))
 
+    def asks_twice(self, options):
+        """Whether the network is also asked without the prompt.
+
+        Distilled networks are not: they take the guidance scale as an input (arXiv 2210.03142).
+        """
+        return options.guided and not self.config.diffusion_model.time_cond_dim
+
     def denoise(self, table, begin, inputs, options):
         """Clean latents (B, h, w, C) from a run over a table; shows a bar and calls back."""
         mode = "off"
-        if options.guided and not self.config.diffusion_model.time_cond_dim:
+        if self.asks_twice(options):
             mode = "split" if options.split_guidance else "batched"
             inputs["guidance_rescale"] = np.float32(options.guidance_rescale)
         program = self._program(f"loop {mode}", self.diffusion_model, self.jit_compile, mode)

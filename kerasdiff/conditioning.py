@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from kerasdiff.diffusion_model import timestep_embedding
+from kerasdiff.options import finite_floats
 
 
 class Conditioning(NamedTuple):
@@ -47,14 +48,27 @@ def encode(encoders, tokenizers, prompts):
     return Conditioning(context, None if pooled is None else to_numpy(pooled))
 
 
-def as_conditioning(encoded_text):
-    """Encoded text of shape (T, D) or (B, T, D), or a `Conditioning`, as one of B rows."""
-    if isinstance(encoded_text, Conditioning):
-        return encoded_text
-    context = np.asarray(encoded_text, "float32")
-    if context.ndim not in (2, 3):
-        raise ValueError(f"encoded text must have shape (T, D) or (B, T, D), not {context.shape}")
-    return Conditioning(context if context.ndim == 3 else context[None])
+def as_conditioning(encoded_text, config, name):
+    """Encoded text of shape (T, D) or (B, T, D), or a `Conditioning`, as one of B rows.
+
+    Args:
+        config: the `DiffusionModelConfig` that it is for.
+        name: of the argument, for errors.
+
+    Raises:
+        ValueError: not of finite numbers, of another shape, or without the pooled vectors that the
+            network needs.
+    """
+    given = encoded_text if isinstance(encoded_text, Conditioning) else Conditioning(encoded_text)
+    context = finite_floats(name, given.context)
+    width = config.context_dim
+    if context.ndim not in (2, 3) or context.shape[-1] != width or 0 in context.shape:
+        raise ValueError(
+            f"`{name}` must have shape (T, {width}) or (B, T, {width}), not {context.shape}"
+        )
+    if config.added_embed_dim and given.pooled is None:
+        raise ValueError(f"`{name}` must be a `Conditioning` with pooled vectors, from encode_text")
+    return Conditioning(context if context.ndim == 3 else context[None], given.pooled)
 
 
 def zeros_like(conditioning):

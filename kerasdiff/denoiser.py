@@ -9,8 +9,6 @@ from keras import ops
 
 from kerasdiff.diffusion_model import timestep_embedding
 
-GUIDANCE_MODES = ("off", "batched", "split")
-
 
 def denoise(model, x, scalings, guidance, inputs, mode):
     """The clean latents that the network believes in.

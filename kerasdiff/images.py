@@ -13,6 +13,25 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 MAX_PIXELS = 1 << 26
 """Files with more pixels than this (67 million) are refused before they are decoded."""
 
+# What web UIs call our samplers, for the PNG's text.
+WEB_UI_SAMPLERS = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "lms": "LMS",
+    "plms": "PLMS",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+
 
 def read(path):
     """Opens a picture file, upright.
@@ -131,7 +150,7 @@ def save_png(path, image, parameters=None):
         parameters: text for the `parameters` chunk, see `parameters_text`.
 
     Raises:
-        OSError: the place cannot be written to; nothing is left behind.
+        OSError: the place cannot be written to, named with its reason; nothing is left behind.
     """
     info = PngImagePlugin.PngInfo()
     if parameters:
@@ -142,6 +161,9 @@ def save_png(path, image, parameters=None):
         with open(beside, "xb") as file:
             Image.fromarray(image).save(file, format="PNG", pnginfo=info)
         os.replace(beside, path)
+    except OSError as error:
+        reason = f"cannot be written: {error.strerror or error}"
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_PICTURES = 1024
+"""Of one prompt in one call; all of them are held in memory."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -68,23 +71,32 @@ class Options:
             if len(seeds) != count:
                 raise ValueError(f"`seed` has {len(seeds)} entries for {count} pictures")
             return [_check_seed(seed) for seed in seeds]
-        return [_check_seed(self.seed) + index for index in range(count)]
+        first = _check_seed(self.seed)
+        _check_seed(first + count - 1)
+        return list(range(first, first + count))
 
 
-def check_size(height, width, factor):
-    """Refuses picture sizes that are no positive multiple of the autoencoder's factor."""
+def check_size(height, width, factor, note=""):
+    """Refuses picture sizes that are no positive multiple of the autoencoder's factor.
+
+    Args:
+        note: ends the error, where the size is not one that the caller has named.
+    """
     for name, size in (("img_height", height), ("img_width", width)):
         if not _is_integer(size) or size < 1:
-            raise ValueError(f"`{name}` must be a positive whole number of pixels, not {size!r}")
+            raise ValueError(
+                f"`{name}` must be a positive whole number of pixels, not {size!r}{note}"
+            )
         if size % factor:
             lower = max(size // factor * factor, factor)
             upper = (size // factor + 1) * factor
             nearest = f"{lower} or {upper}" if lower != upper else f"{upper}"
             raise ValueError(
-                f"`{name}` must be a multiple of {factor}, not {size}; the nearest are {nearest}"
+                f"`{name}` must be a multiple of {factor}, not {size}; "
+                f"the nearest are {nearest}{note}"
             )
         if size > 16384:
-            raise ValueError(f"`{name}` must be at most 16384, not {size}")
+            raise ValueError(f"`{name}` must be at most 16384, not {size}{note}")
 
 
 def check_prompts(prompt, name="prompt"):
@@ -101,9 +113,28 @@ def check_prompts(prompt, name="prompt"):
 
 
 def check_batch_size(batch_size):
-    """Refuses anything but a positive whole number."""
-    if not _is_integer(batch_size) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be a positive whole number, not {batch_size!r}")
+    """Refuses anything but a whole number from 1 to `MAX_PICTURES`."""
+    if not _is_integer(batch_size) or not 1 <= batch_size <= MAX_PICTURES:
+        raise ValueError(
+            f"`batch_size` must be a whole number from 1 to {MAX_PICTURES}, not {batch_size!r}"
+        )
+
+
+def check_given(name, picture):
+    """Refuses None where a picture is needed, which elsewhere means that there is none."""
+    if picture is None:
+        raise ValueError(f"`{name}` must be a picture, not None")
+
+
+def finite_floats(name, value):
+    """An array of finite numbers as float32."""
+    try:
+        array = np.asarray(value, "float32")
+    except (TypeError, ValueError):
+        array = np.float32(math.nan)
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be an array of finite numbers, not {value!r:.80}")
+    return array
 
 
 def check_strength(strength):

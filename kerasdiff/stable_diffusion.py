@@ -12,7 +12,14 @@ from kerasdiff import conditioning, images, start
 from kerasdiff.compiled_models import CompiledModels
 from kerasdiff.conditioning import Conditioning
 from kerasdiff.noise import TorchStream
-from kerasdiff.options import Options, check_batch_size, check_prompts, check_size, check_strength
+from kerasdiff.options import (
+    Options,
+    check_batch_size,
+    check_given,
+    check_prompts,
+    check_size,
+    check_strength,
+)
 from kerasdiff.samplers import make_table
 
 
@@ -49,8 +56,9 @@ class StableDiffusion(CompiledModels):
         **files,
     ):
         super().__init__(checkpoint, dtype, jit_compile, **files)
-        self.img_height = img_height or self.config.image_size[0]
-        self.img_width = img_width or self.config.image_size[1]
+        height, width = self.config.image_size
+        self.img_height = height if img_height is None else img_height
+        self.img_width = width if img_width is None else img_width
         check_size(self.img_height, self.img_width, self.config.autoencoder.factor)
 
     @classmethod
@@ -109,6 +117,7 @@ class StableDiffusion(CompiledModels):
         Returns:
             uint8 array (B, img_height, img_width, 3).
         """
+        check_given("image", image)
         options = Options(**options)
         encoded = self.encode_text(prompt)
         return self._generate(encoded, negative_prompt, batch_size, options, image, None, strength)
@@ -127,6 +136,8 @@ class StableDiffusion(CompiledModels):
             uint8 array (B, img_height, img_width, 3). Kept parts have gone through the
             autoencoder once.
         """
+        check_given("image", image)
+        check_given("mask", mask)
         options = Options(**options)
         encoded = self.encode_text(prompt)
         return self._generate(encoded, negative_prompt, batch_size, options, image, mask, strength)
@@ -168,9 +179,12 @@ class StableDiffusion(CompiledModels):
         check_batch_size(batch_size)
         check_strength(strength)
         height, width = self._picture_size(options, image)
-        positive = conditioning.repeat(conditioning.as_conditioning(encoded_text), batch_size)
+        network = self.config.diffusion_model
+        positive = conditioning.as_conditioning(encoded_text, network, "encoded_text")
+        positive = conditioning.repeat(positive, batch_size)
         count = len(positive.context)
-        negative = self._negative(negative_prompt, positive) if options.guided else None
+        guided = self.asks_twice(options)
+        negative = self._negative(negative_prompt, positive) if guided else None
         table = make_table(
             self.config.schedule,
             options.num_steps,
@@ -181,14 +195,8 @@ class StableDiffusion(CompiledModels):
             eta=options.eta,
         )
         begin = self._start(table, options, count, height, width, image, mask)
-        inputs = conditioning.network_inputs(
-            self.config.diffusion_model,
-            positive,
-            negative,
-            options.unconditional_guidance_scale,
-            height,
-            width,
-        )
+        scale = options.unconditional_guidance_scale
+        inputs = conditioning.network_inputs(network, positive, negative, scale, height, width)
         return self.decode(self.denoise(table, begin, inputs, options))
 
     def _start(self, table, options, count, height, width, image, mask):
@@ -217,19 +225,27 @@ class StableDiffusion(CompiledModels):
         if negative_prompt is None and self.config.zero_empty_negative:
             return conditioning.zeros_like(positive)
         if not isinstance(negative_prompt, (np.ndarray, Conditioning)):
-            texts = check_prompts(negative_prompt or "", "negative_prompt")
-            negative_prompt = self.encode_text(texts)
-        negative = conditioning.as_conditioning(negative_prompt)
+            texts = "" if negative_prompt is None else negative_prompt
+            negative_prompt = self.encode_text(check_prompts(texts, "negative_prompt"))
+        network = self.config.diffusion_model
+        negative = conditioning.as_conditioning(negative_prompt, network, "negative_prompt")
+        if negative.context.shape[1:] != positive.context.shape[1:]:
+            raise ValueError(
+                f"`negative_prompt` has {negative.context.shape[1]} tokens, the encoded text "
+                f"{positive.context.shape[1]}"
+            )
         count, given = len(positive.context), len(negative.context)
         if count % given:
             raise ValueError(f"`negative_prompt` has {given} texts for {count} pictures")
         return conditioning.repeat(negative, count // given)
 
     def _picture_size(self, options, image):
-        height, width = options.img_height, options.img_width
+        height, width, note = options.img_height, options.img_width, ""
         if image is not None and height is None and width is None:
             first = image[0] if isinstance(image, (list, tuple)) and image else image
             height, width = images.size_of(first)
-        height, width = height or self.img_height, width or self.img_width
-        check_size(height, width, self.config.autoencoder.factor)
+            note = f"; the picture is {width}x{height}, and another size can be given"
+        height = self.img_height if height is None else height
+        width = self.img_width if width is None else width
+        check_size(height, width, self.config.autoencoder.factor, note)
         return height, width

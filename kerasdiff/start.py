@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kerasdiff.options import finite_floats
+
 
 class Start(NamedTuple):
     """What the loop begins with.
@@ -79,7 +81,7 @@ def broadcast_noise(noise, count, shape):
     """Given starting noise, (h, w, C) or (B, h, w, C), for `count` pictures; None stays None."""
     if noise is None:
         return None
-    noise = np.asarray(noise, "float32")
+    noise = finite_floats("diffusion_noise", noise)
     if noise.shape not in (shape, (1, *shape), (count, *shape)):
         raise ValueError(
             f"`diffusion_noise` must have shape {shape} or {(count, *shape)}, not {noise.shape}"

@@ -227,3 +227,27 @@ def test_clip_s_own_vocabulary_is_written_where_no_tokenizer_is_given(tmp_path):
     assert found.ids == own.ids and found.merges == own.merges
     assert (found.start, found.end, found.pad) == (own.start, own.end, "!")
     assert open_checkpoint(tmp_path / "sd2").config == TINY["sd2"]
+
+
+@pytest.mark.parametrize("dtype", (None, "float32", "float16"))
+@pytest.mark.parametrize("target", ("folder", "file.safetensors"))
+def test_weights_that_are_not_finite_are_not_written_on(tmp_path, target, dtype):
+    parts = parts_of("sd1")
+    name = next(iter(parts["unet"]))
+    broken = parts["unet"] | {name: np.full_like(parts["unet"][name], np.nan)}
+    with pytest.raises(CheckpointError, match=f"{name}.*NaN"):
+        save = save_file if "file" in target else save_folder
+        save(tmp_path / target, TINY["sd1"], parts | {"unet": broken}, dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kerasdiff.checkpoints.safetensor_files.os.fsync", full_disk)
+    with pytest.raises(CheckpointError) as caught:
+        save_folder(tmp_path / "out", TINY["sd1"], parts_of("sd1"))
+    assert str(caught.value).startswith(f"{tmp_path / 'out'}/") and ".part" not in str(caught.value)
+    assert str(caught.value).endswith("cannot be written: No space left on device")
+    assert list(tmp_path.iterdir()) == []

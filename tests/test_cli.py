@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import kerasdiff
 from kerasdiff.cli import main
 
 
@@ -25,7 +26,10 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def run(folder, tmp_path, capsys):
     def call(*arguments, model=folder):
-        code = main([*arguments, "--model", str(model), "-o", str(tmp_path / "out.png")])
+        try:
+            code = main([*arguments, "--model", str(model), "-o", str(tmp_path / "out.png")])
+        except SystemExit as stop:  # as argparse ends
+            code = stop.code
         return code, capsys.readouterr()
 
     return call
@@ -73,7 +77,12 @@ BAD = {
     "an unknown sampler": (["--sampler", "magic"], "magic"),
     "an unknown schedule": (["--schedule", "magic"], "magic"),
     "a negative seed": (["--seed", "-1"], "`seed` must be"),
-    "no pictures": (["--batch", "0"], "--batch must be at least 1"),
+    "no pictures": (["--batch", "0"], "--batch must be from 1"),
+    "absurdly many pictures": (["--batch", "100000000"], "--batch must be from 1"),
+    "a size of nothing": (["--size", "0x0"], "`img_height` must be a positive"),
+    "an option that is no number": (["--steps", "many"], "--steps: invalid int value: 'many'"),
+    "an unknown option": (["--stepz", "3"], "--stepz"),
+    "an unknown dtype": (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
     "a missing picture": (["--init", "nowhere.png"], "nowhere.png: cannot be read"),
     "guidance that is no number": (["--guidance", "nan"], "unconditional_guidance_scale"),
     "eta where it means nothing": (["--sampler", "euler", "--eta", "0.5"], "eta"),
@@ -88,6 +97,16 @@ def test_bad_input_is_one_clear_line(run, tmp_path, arguments, message):
     assert code == 2
     assert said.err.startswith("kerasdiff: error: ") and said.err.count("\n") == 1
     assert message in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_runs_out_is_one_clear_line(run, tmp_path, monkeypatch):
+    def run_out(*arguments, **options):
+        return np.empty(2**60, "float64")
+
+    monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", run_out)
+    code, said = run("a red house", *FEW)
+    assert code == 2 and said.err.startswith("kerasdiff: error: out of memory")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,6 +155,12 @@ def test_info_tells_how_a_picture_was_made(run, tmp_path, capsys):
     run("a red house", *FEW)
     assert main(["info", str(tmp_path / "out.png")]) == 0
     assert "Seed: 5" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out.strip() == kerasdiff.__version__
 
 
 def test_help_has_examples(capsys):

@@ -14,7 +14,8 @@ FLOORS = {
     4: "sampling",
     5: "compiled_models",
     6: "stable_diffusion training",
-    7: "export cli web demo",
+    7: "export demo",
+    8: "cli web",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 FREE = {"configs", "block_plan"}  # descriptions: whoever needs them may import them

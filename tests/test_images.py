@@ -131,7 +131,8 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         images.save_png(tmp_path / "out.png", picture())
+    assert caught.value.filename == str(tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]

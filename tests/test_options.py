@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from kerasdiff.options import Options, check_batch_size, check_prompts, check_size, check_strength
+from kerasdiff.options import (
+    MAX_PICTURES,
+    Options,
+    check_batch_size,
+    check_given,
+    check_prompts,
+    check_size,
+    check_strength,
+    finite_floats,
+)
 
 
 def test_defaults_are_those_of_keras_cv():
@@ -31,6 +40,12 @@ def test_without_a_seed_runs_differ():
 def test_impossible_seeds_are_refused(seed):
     with pytest.raises(ValueError, match="`seed` must be"):
         Options(seed=seed).seeds(1)
+
+
+def test_the_last_picture_s_seed_must_be_possible_too():
+    assert Options(seed=2**63 - 2).seeds(2) == [2**63 - 2, 2**63 - 1]
+    with pytest.raises(ValueError, match="`seed` must be"):
+        Options(seed=2**63 - 2).seeds(3)
 
 
 def test_a_seed_for_each_picture_or_none():
@@ -96,7 +111,23 @@ def test_prompts_are_texts():
         check_prompts(None)
 
 
-@pytest.mark.parametrize("count", (0, -1, 1.0, "2", True))
+@pytest.mark.parametrize("count", (0, -1, 1.0, "2", True, MAX_PICTURES + 1))
 def test_impossible_batches_are_refused(count):
     with pytest.raises(ValueError, match="`batch_size` must be"):
         check_batch_size(count)
+
+
+def test_a_picture_must_be_given():
+    check_given("mask", np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="`mask` must be a picture, not None"):
+        check_given("mask", None)
+
+
+def test_arrays_become_float32():
+    assert finite_floats("noise", [[1, 2]]).dtype == np.float32
+
+
+@pytest.mark.parametrize("value", (None, "a", [[1], [2, 3]], [np.nan], np.inf))
+def test_arrays_that_are_no_finite_numbers_are_named(value):
+    with pytest.raises(ValueError, match="`noise` must be an array of finite numbers"):
+        finite_floats("noise", value)

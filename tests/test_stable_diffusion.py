@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -88,7 +89,7 @@ def test_encoded_text_and_given_noise(model):
         model.generate_image(context, seed=1, **options)
     with pytest.raises(ValueError, match=r"`diffusion_noise` must have shape \(16, 16, 4\)"):
         model.generate_image(context, diffusion_noise=noise[:8])
-    with pytest.raises(ValueError, match="encoded text must have shape"):
+    with pytest.raises(ValueError, match="`encoded_text` must have shape"):
         model.generate_image(context[0, 0], **FEW)
 
 
@@ -236,6 +237,9 @@ BAD = {
     "a size that does not fit": ("a", {"img_height": 33}, "32 or 34"),
     "an unknown sampler": ("a", {"sampler": "magic"}, "dpmpp_2m"),
     "no pictures": ("a", {"batch_size": 0}, "batch_size"),
+    "absurdly many pictures": ("a", {"batch_size": 10**8}, "`batch_size` must be"),
+    "no height": ("a", {"img_height": 0}, "`img_height` must be"),
+    "no negative prompt at all": ("a", {"negative_prompt": []}, "`negative_prompt` is an empty"),
 }
 
 
@@ -251,7 +255,71 @@ def test_absurd_strengths_are_named(model, strength):
         model.image_to_image("a", np.zeros((32, 32, 3), "uint8"), strength, **FEW)
 
 
+PICTURE = np.zeros((32, 32, 3), "uint8")
+
+
+def test_a_missing_picture_or_mask_is_named(model):
+    with pytest.raises(ValueError, match="`image` must be a picture"):
+        model.image_to_image("a", None, **FEW)
+    with pytest.raises(ValueError, match="`image` must be a picture"):
+        model.inpaint("a", None, PICTURE, **FEW)
+    with pytest.raises(ValueError, match="`mask` must be a picture"):
+        model.inpaint("a", PICTURE, None, **FEW)
+
+
+def test_a_picture_s_own_size_that_does_not_fit_is_explained(model):
+    with pytest.raises(ValueError, match="nearest are 30 or 32; the picture is 32x31"):
+        model.image_to_image("a", PICTURE[:31], **FEW)
+    with pytest.raises(ValueError, match="`img_height` must be a positive"):
+        model.image_to_image("a", PICTURE[:0, :0], **FEW)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    (None, "a", np.zeros((77, 31)), np.zeros(32), np.zeros((0, 77, 32)), np.full((77, 32), np.nan)),
+)
+def test_encoded_text_that_does_not_fit_is_named(model, encoded):
+    with pytest.raises(ValueError, match="`encoded_text` must"):
+        model.generate_image(encoded, **FEW)
+
+
+def test_a_negative_that_does_not_fit_is_named(model):
+    context = model.encode_text("a")
+    with pytest.raises(ValueError, match="`negative_prompt` must have shape"):
+        model.generate_image(context, np.zeros((77, 31)), **FEW)
+    with pytest.raises(ValueError, match="`negative_prompt` has 10 tokens, the encoded text 77"):
+        model.generate_image(context, context[:, :10], **FEW)
+
+
+def test_noise_that_is_not_finite_is_named(model):
+    with pytest.raises(ValueError, match="`diffusion_noise` must be an array of finite"):
+        model.generate_image(
+            model.encode_text("a"), num_steps=2, diffusion_noise=np.full((16, 16, 4), np.nan)
+        )
+
+
+def test_pooled_vectors_that_are_missing_are_named():
+    model = StableDiffusion(checkpoint=TINY["sdxl"], jit_compile=False)
+    with pytest.raises(ValueError, match="`encoded_text` must be a `Conditioning`"):
+        model.generate_image(np.zeros((77, 64)), **FEW)
+
+
+def test_a_distilled_network_is_asked_once_and_told_the_guidance_scale():
+    network = replace(TINY["sd1"].diffusion_model, time_cond_dim=32)
+    config = replace(TINY["sd1"], diffusion_model=network)
+    model = StableDiffusion(checkpoint=config, jit_compile=False)
+    kernels = [v for v in model.diffusion_model.variables if "cond_proj" in v.path]
+    assert len(kernels) == 1
+    kernels[0].assign(np.full(kernels[0].shape, 0.5, "float32"))
+    one, two = (
+        model.text_to_image("a", unconditional_guidance_scale=scale, **FEW) for scale in (2.0, 8.0)
+    )
+    assert one.shape == (1, 32, 32, 3) and (one != two).any()
+
+
 def test_wrong_arguments_of_the_constructor_are_named(folder):
+    with pytest.raises(ValueError, match="`img_height` must be a positive"):
+        StableDiffusion.from_preset(folder, img_height=0)
     with pytest.raises(ValueError, match="`dtype` must be one of"):
         StableDiffusion.from_preset(folder, dtype="int8")
     with pytest.raises(ValueError, match="`img_width` must be a multiple of 2"):
@@ -260,17 +328,15 @@ def test_wrong_arguments_of_the_constructor_are_named(folder):
         StableDiffusion.from_preset(folder, jit_compile="yes")
 
 
-def test_weights_that_are_nan_are_named(tmp_path):
-    from kerasdiff.checkpoints.load import state
-    from kerasdiff.checkpoints.save import save_folder
+def test_weights_that_are_nan_are_named(folder, tmp_path):
+    from kerasdiff.checkpoints.files import open_tensors, write_safetensors
 
-    config = replace(TINY["sd1"], family="sd1")
-    model = StableDiffusion(checkpoint=config)
-    vae = dict(state(model.image_encoder)) | dict(state(model.decoder))
-    unet = {name: np.array(array) for name, array in state(model.diffusion_model).items()}
+    shutil.copytree(folder, tmp_path / "bad")
+    path = tmp_path / "bad" / "unet" / "diffusion_pytorch_model.safetensors"
+    with open_tensors(path) as tensors:
+        unet = {name: np.array(array) for name, array in tensors.items()}
     unet["conv_in.bias"][0] = np.nan
-    parts = {"unet": unet, "vae": vae, "text_encoder": dict(state(model.text_encoder))}
-    save_folder(tmp_path / "bad", config, parts)
+    write_safetensors(path, unet)
     loaded = StableDiffusion.from_preset(tmp_path / "bad")
     with pytest.raises(ValueError, match="conv_in.bias"):
         loaded.text_to_image("a", **FEW)

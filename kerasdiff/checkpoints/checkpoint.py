@@ -69,7 +69,7 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
             folder of keras-cv's `.h5` files under their published names.
         variant: of a folder's weight files, such as "fp16".
         vae: a file or folder of another autoencoder to take in place of the checkpoint's own.
-        prediction_type: "epsilon" or "v_prediction", where the file does not show it.
+        prediction_type: one of `PREDICTION_TYPES`, where the file does not show it.
 
     Returns:
         `Checkpoint`.

@@ -8,9 +8,8 @@ from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.layers import uninitialized
+from kerasdiff.layers.network import DTYPES
 from kerasdiff.text_encoder import TextEncoder
-
-DTYPES = ("float32", "bfloat16", "float16", "mixed_bfloat16", "mixed_float16")
 
 # Our model's name -> its class, the checkpoint's part that holds its weights, its config.
 _MODELS = {
@@ -27,7 +26,7 @@ def open_models(checkpoint, dtype="float32", **files):
 
     Args:
         checkpoint: a preset's name, a file, a folder, or a `StableDiffusionConfig`.
-        dtype: one of `DTYPES`.
+        dtype: one of `layers.network.DTYPES`.
         **files: further arguments of `open_checkpoint`.
 
     Returns:

@@ -185,6 +185,6 @@ def whole_file(path):
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         beside.unlink(missing_ok=True)

@@ -32,8 +32,8 @@ def convert(source, target, dtype=None, **options):
         **options: of `open_checkpoint`.
 
     Raises:
-        CheckpointError: if the source is damaged or the target cannot be written; the target is
-            then as it was.
+        CheckpointError: if the source is damaged or holds NaN or infinity, or the target cannot be
+            written; the target is then as it was.
     """
     target = Path(target)
     if target.suffix in (".ckpt", ".bin", ".pt", ".h5"):
@@ -86,7 +86,9 @@ def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
             path.rmdir()
         beside.rename(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except CheckpointError as error:  # which may name the folder while it grew
+        raise CheckpointError(str(error).replace(str(beside), str(path))) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -121,7 +123,7 @@ def _part(parts, part, dtype):
     if part not in parts:
         raise CheckpointError(f"the {part} to save is missing; given: {', '.join(parts)}")
     tensors = Tensors.of(parts[part], source=part)
-    return tensors.cast(dtype) if dtype else tensors
+    return tensors.cast(dtype)
 
 
 def _write_json(path, table):

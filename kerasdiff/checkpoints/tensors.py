@@ -94,24 +94,27 @@ class Tensors(Mapping):
         """The same source, seen under other entries."""
         return Tensors(self.source, entries, self.metadata, self._on_close)
 
-    def cast(self, dtype):
+    def cast(self, dtype=None):
         """Floating tensors in `dtype` ("float32", "float16" or "bfloat16"), the others as stored.
 
-        Raises CheckpointError when read, if a weight is not finite in the new dtype.
+        None keeps each one's own. Raises CheckpointError when read, if a weight is not finite.
         """
-        if dtype not in FLOATS:
+        if dtype not in (None, *FLOATS):
             raise ValueError(f"dtype must be one of {', '.join(FLOATS)}; got {dtype!r}")
         return self.with_entries(
-            {name: self._cast(name, entry, FLOATS[dtype]) for name, entry in self.entries.items()}
+            {
+                name: self._cast(name, entry, FLOATS.get(dtype, entry.dtype))
+                for name, entry in self.entries.items()
+            }
         )
 
     def _cast(self, name, entry, dtype):
-        if entry.dtype not in (*FLOATS.values(), np.float64) or entry.dtype == dtype:
+        if entry.dtype not in (*FLOATS.values(), np.float64):
             return entry
 
         def read():
             with np.errstate(over="ignore"):
-                array = entry.read().astype(dtype)
+                array = entry.read().astype(dtype, copy=False)
             require_finite(array, name, self.source)
             return array
 

@@ -1,15 +1,13 @@
 """A small untrained checkpoint in the diffusers layout: the whole way at work, offline.
 
-    python -m kerasdiff.demo.checkpoint build/demo
+    kerasdiff demo build/demo
 
 Its pictures are patterns, not scenes: nothing has been learnt yet.
 """
 
-import argparse
 import re
 import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -70,16 +68,3 @@ def _drawn(seed, name, shape):
     for pattern, factor in LOUDER.items():
         spread *= factor if re.fullmatch(pattern, name) else 1.0
     return np.random.default_rng(seed).normal(0.0, spread, shape).astype("float32")
-
-
-def main():
-    """Writes the demo checkpoint, unless it is there."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("path", type=Path, help="folder to write; left alone if it is there")
-    path = parser.parse_args().path
-    if not path.exists():
-        write_checkpoint(path)
-
-
-if __name__ == "__main__":
-    main()
