@@ -75,11 +75,21 @@ class CompiledModels:
         return encoded if self.config.diffusion_model.added_embed_dim else encoded.context
 
     def encode_pictures(self, pictures, noise):
-        """Latents (B, h, w, C) of pictures in [-1, 1] from their posterior and normal noise."""
+        """Latents of pictures in [-1, 1] from their posterior and normal noise.
+
+        Args:
+            pictures: (B, H, W, 3), or (1, H, W, 3) for one that all of the noise is for.
+            noise: (B, h, w, C).
+
+        Returns:
+            (B, h, w, C) float32.
+        """
         encode = self._program("image_encoder", self.image_encoder.moments)
         moments = np.concatenate(
             [conditioning.to_numpy(encode(picture[None])) for picture in pictures]
         )
+        if len(moments) == 1:
+            moments = np.repeat(moments, len(noise), axis=0)
         return conditioning.to_numpy(sample_moments(moments, noise, self.config.autoencoder))
 
     def decode(self, latents):

@@ -12,6 +12,7 @@ from kerasdiff.checkpoints import checkpoint as module
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError, open_tensors, write_safetensors
 from kerasdiff.checkpoints.load import MismatchError, state
+from kerasdiff.checkpoints.probe import probe
 from kerasdiff.checkpoints.save import convert, save_file, save_folder
 from kerasdiff.configs import TINY as SMALLEST
 from kerasdiff.decoder import Decoder
@@ -147,7 +148,7 @@ def refuse_to_probe(*_):
     ],
 )
 def test_a_config_beside_the_file_decides(single, tmp_path, monkeypatch, name, text):
-    monkeypatch.setattr(module, "probe", refuse_to_probe)
+    monkeypatch.setattr(module, "_probe", refuse_to_probe)
     path = bare(single, tmp_path, "sd2-base")
     (tmp_path / name).write_text(text)
     checkpoint = open_checkpoint(path)
@@ -157,7 +158,7 @@ def test_a_config_beside_the_file_decides(single, tmp_path, monkeypatch, name, t
 
 
 def test_a_marker_decides(single, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "probe", refuse_to_probe)
+    monkeypatch.setattr(module, "_probe", refuse_to_probe)
     checkpoint = open_checkpoint(bare(single, tmp_path, "sd2-base", ["v_pred", "ztsnr"]))
     assert checkpoint.config.schedule.prediction_type == "v_prediction"
     assert checkpoint.config.schedule.zero_terminal_snr
@@ -167,7 +168,7 @@ def test_a_marker_decides(single, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("sign", "kind"), [(1, "epsilon"), (-1, "v_prediction")])
 def test_the_network_is_asked_last(single, tmp_path, monkeypatch, sign, kind):
     noise = np.random.default_rng(0).normal(size=(1, 4, 4, 4))
-    monkeypatch.setattr(module, "probe", lambda config, unet: (sign * noise, noise))
+    monkeypatch.setattr(module, "_probe", lambda config, unet: (sign * noise, noise))
     path = bare(single, tmp_path, "sd2-base")
     assert open_checkpoint(path).config.schedule.prediction_type == kind
 
@@ -175,7 +176,7 @@ def test_the_network_is_asked_last(single, tmp_path, monkeypatch, sign, kind):
 def test_the_probe_runs_the_network(single):
     checkpoint = open_checkpoint(single("sd2-base"))
     unet = TINY["sd2-base"].diffusion_model
-    output, noise = module.probe(unet, checkpoint.parts["unet"])
+    output, noise = probe(unet, checkpoint.parts["unet"])
     assert output.shape == noise.shape == (1, 32, 32, 4)
     assert np.isfinite(output).all() and output.std() > 0 and abs(noise.std() - 1) < 0.1
 

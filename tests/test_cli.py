@@ -102,7 +102,7 @@ def test_bad_input_is_one_clear_line(run, tmp_path, arguments, message):
 
 def test_memory_that_runs_out_is_one_clear_line(run, tmp_path, monkeypatch):
     def run_out(*arguments, **options):
-        return np.empty(2**60, "float64")
+        return np.empty(2**50, "float64")
 
     monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", run_out)
     code, said = run("a red house", *FEW)
