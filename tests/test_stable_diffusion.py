@@ -53,6 +53,21 @@ def test_a_batch_of_three_is_three_singles(model, sampler):
         assert np.abs(batch[index].astype(int) - alone[0]).max() <= 1
 
 
+@pytest.mark.parametrize("task", ("image_to_image", "inpaint"))
+def test_a_batch_from_one_picture_is_three_singles(model, task):
+    photo = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")
+    mask = np.zeros((32, 32), "uint8")
+    mask[:, 16:] = 255
+    given = (photo, mask) if task == "inpaint" else (photo,)
+    make = getattr(model, task)
+    options = {"num_steps": 4, "sampler": "ddim"}
+    batch = make("a red house", *given, 0.6, batch_size=3, seed=7, **options)
+    for index in range(3):
+        alone = make("a red house", *given, 0.6, seed=7 + index, **options)
+        assert np.abs(batch[index].astype(int) - alone[0]).max() <= 1
+    assert np.abs(batch[0].astype(int) - batch[1]).max() > 5
+
+
 def test_lists_of_prompts_and_negatives(model):
     prompts = ["a red house", "a blue boat"]
     both = model.text_to_image(prompts, ["night", "day"], **FEW)

@@ -204,6 +204,26 @@ def test_image_to_image(made, sampler, strength):
     assert_same(picture, expected)
 
 
+@pytest.mark.parametrize("strength", (0.5, 1.0))
+def test_a_batch_from_one_picture_is_a_list_of_generators(made, strength):
+    pipeline, ours = made("sd1")
+    common = dict(requires_safety_checker=False)
+    expected = theirs(
+        diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components, **common),
+        image=photo(32, 48), strength=strength, num_inference_steps=5, seed=[3, 4, 5],
+    )  # fmt: skip
+    options = settings(num_steps=5, batch_size=3)
+    picture = ours.image_to_image(PROMPT, photo(32, 48), strength, **options)
+    assert_same(picture, expected)
+    expected = theirs(
+        diffusers.StableDiffusionInpaintPipeline(**pipeline.components, **common),
+        image=photo(32, 48), mask_image=half_mask(32, 48), height=32, width=48,
+        strength=strength, num_inference_steps=5, seed=[3, 4, 5],
+    )  # fmt: skip
+    picture = ours.inpaint(PROMPT, photo(32, 48), half_mask(32, 48), strength, **options)
+    assert_same(picture, expected)
+
+
 @pytest.mark.parametrize("kind", ("sd2-v", "sdxl"))
 def test_image_to_image_by_family(made, kind):
     pipeline, ours = made(kind)
