@@ -217,7 +217,8 @@ def test_a_batch_from_one_picture_is_a_list_of_generators(made, strength):
     assert_same(picture, expected)
     expected = theirs(
         diffusers.StableDiffusionInpaintPipeline(**pipeline.components, **common),
-        image=photo(32, 48), mask_image=half_mask(32, 48), height=32, width=48,
+        # Three of them: of a single picture, diffusers takes one sample, of the first generator.
+        image=[photo(32, 48)] * 3, mask_image=[half_mask(32, 48)] * 3, height=32, width=48,
         strength=strength, num_inference_steps=5, seed=[3, 4, 5],
     )  # fmt: skip
     picture = ours.inpaint(PROMPT, photo(32, 48), half_mask(32, 48), strength, **options)
