@@ -4,6 +4,7 @@ Text encoders as in Stable Diffusion 1 and 2 (one CLIP text tower) and SDXL (two
 section 2.1: contexts side by side, the second's pooled vector, and six size numbers, section 2.2).
 """
 
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from kerasdiff.options import finite_floats
 class Conditioning(NamedTuple):
     """What a text becomes.
 
+    Texts mix as arrays do, in both parts: `0.7 * a + 0.3 * b`, `a + t * (b - a)`, `(a + b) / 2`.
+
     Attributes:
         context: hidden states of the text encoders, (B, T, context_dim) float32.
         pooled: pooled and projected text, (B, P) float32, or None where the family has none.
@@ -23,6 +26,30 @@ class Conditioning(NamedTuple):
 
     context: np.ndarray
     pooled: np.ndarray | None = None
+
+    __array_ufunc__ = None  # so that a NumPy number from the left leaves the product to `__rmul__`
+
+    def __add__(self, other):
+        if not isinstance(other, Conditioning):
+            raise TypeError(f"a `Conditioning` adds to another one, not to {other!r:.80}")
+        if (self.pooled is None) != (other.pooled is None):
+            raise ValueError("texts with pooled vectors do not mix with texts without")
+        pooled = None if self.pooled is None else self.pooled + other.pooled
+        return Conditioning(self.context + other.context, pooled)
+
+    def __mul__(self, weight):
+        if not isinstance(weight, Real):
+            raise TypeError(f"a `Conditioning` is multiplied by a number, not by {weight!r:.80}")
+        weight = float(weight)  # which, unlike NumPy's own float64, leaves float32 as it is
+        return Conditioning(*(None if part is None else weight * part for part in self))
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other):
+        return self + -1 * other
+
+    def __truediv__(self, number):
+        return self * (1 / number)
 
 
 def encode(encoders, tokenizers, prompts):
@@ -49,7 +76,7 @@ def encode(encoders, tokenizers, prompts):
 
 
 def as_conditioning(encoded_text, config, name):
-    """Encoded text of shape (T, D) or (B, T, D), or a `Conditioning`, as one of B rows.
+    """Encoded text of shape (T, D) or (B, T, D), or a `Conditioning`, as a float32 one of B rows.
 
     Args:
         config: the `DiffusionModelConfig` that it is for.
@@ -60,15 +87,25 @@ def as_conditioning(encoded_text, config, name):
             network needs.
     """
     given = encoded_text if isinstance(encoded_text, Conditioning) else Conditioning(encoded_text)
-    context = finite_floats(name, given.context)
+    context, pooled = finite_floats(name, given.context), given.pooled
     width = config.context_dim
     if context.ndim not in (2, 3) or context.shape[-1] != width or 0 in context.shape:
         raise ValueError(
             f"`{name}` must have shape (T, {width}) or (B, T, {width}), not {context.shape}"
         )
-    if config.added_embed_dim and given.pooled is None:
-        raise ValueError(f"`{name}` must be a `Conditioning` with pooled vectors, from encode_text")
-    return Conditioning(context if context.ndim == 3 else context[None], given.pooled)
+    context = context if context.ndim == 3 else context[None]
+    if config.added_embed_dim:
+        if pooled is None:
+            raise ValueError(
+                f"`{name}` must be a `Conditioning` with pooled vectors, from encode_text"
+            )
+        pooled = np.atleast_2d(finite_floats(name, pooled))
+        shape = (len(context), config.added_embed_dim - 6 * config.size_embed_dim)
+        if pooled.shape != shape:
+            raise ValueError(
+                f"`{name}` must have pooled vectors of shape {shape}, not {pooled.shape}"
+            )
+    return Conditioning(context, pooled)
 
 
 def zeros_like(conditioning):
