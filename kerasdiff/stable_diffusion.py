@@ -189,7 +189,7 @@ class StableDiffusion(CompiledModels):
             self.config.schedule,
             options.num_steps,
             sampler=options.sampler,
-            spacing=options.schedule,
+            schedule=options.schedule,
             strength=strength,
             from_noise=image is None or (mask is not None and strength == 1.0),
             eta=options.eta,

@@ -48,13 +48,13 @@ def test_the_golden_file_covers_every_sampler_and_spacing():
 
 
 def test_timesteps_are_those_of_each_family():
-    ddim = column(make_table(CONFIG, 7, sampler="ddim", spacing="leading"), "timestep")
+    ddim = column(make_table(CONFIG, 7, sampler="ddim", schedule="leading"), "timestep")
     assert ddim.tolist() == [853, 711, 569, 427, 285, 143, 1]
-    dpmpp = column(make_table(CONFIG, 7, sampler="dpmpp_2m", spacing="leading"), "timestep")
+    dpmpp = column(make_table(CONFIG, 7, sampler="dpmpp_2m", schedule="leading"), "timestep")
     assert dpmpp.tolist() == [876, 751, 626, 501, 376, 251, 126]
-    euler = column(make_table(CONFIG, 7, sampler="euler", spacing="linspace"), "timestep")
+    euler = column(make_table(CONFIG, 7, sampler="euler", schedule="linspace"), "timestep")
     assert euler[:2].tolist() == [999, 832.5]
-    trailing = column(make_table(CONFIG, 4, sampler="ddim", spacing="trailing"), "timestep")
+    trailing = column(make_table(CONFIG, 4, sampler="ddim", schedule="trailing"), "timestep")
     assert trailing.tolist() == [999, 749, 499, 249]
     lcm = column(make_table(CONFIG, 4, sampler="lcm"), "timestep")
     assert lcm.tolist() == [999, 759, 499, 259]
@@ -62,23 +62,23 @@ def test_timesteps_are_those_of_each_family():
 
 def test_karras_levels_span_what_each_family_gives_them():
     leading = ScheduleConfig(spacing="leading")
-    euler = make_table(leading, 7, sampler="euler", spacing="karras")
+    euler = make_table(leading, 7, sampler="euler", schedule="karras")
     assert abs(1 / column(euler, "c_in")[0] - np.hypot(6.57, 1.0)) < 0.01
     assert abs(euler.initial_noise - np.hypot(6.57, 1.0)) < 0.01
-    dpmpp = make_table(leading, 7, sampler="dpmpp_2m", spacing="karras")
+    dpmpp = make_table(leading, 7, sampler="dpmpp_2m", schedule="karras")
     assert column(dpmpp, "timestep")[0] == 999 and dpmpp.initial_noise == 1.0
     assert np.array_equal(column(dpmpp, "timestep"), column(dpmpp, "timestep").round())
 
 
 def test_trailing_spacing_never_yields_more_steps_than_asked_for():
     for steps in (61, 103, 998):
-        assert len(make_table(CONFIG, steps, sampler="ddim", spacing="trailing").rows) == steps
+        assert len(make_table(CONFIG, steps, sampler="ddim", schedule="trailing").rows) == steps
 
 
 def test_spacing_defaults_to_the_samplers_own():
     for sampler, spacing in (("ddim", "leading"), ("euler", "linspace"), ("unipc", "linspace")):
         own = make_table(CONFIG, 5, sampler=sampler)
-        named = make_table(CONFIG, 5, sampler=sampler, spacing=spacing)
+        named = make_table(CONFIG, 5, sampler=sampler, schedule=spacing)
         assert np.array_equal(own.rows, named.rows)
 
 
@@ -130,7 +130,7 @@ def test_linear_multistep_starts_image_to_image_with_a_step_of_euler():
 @pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"lcm", "tcd"}))
 def test_zero_terminal_snr_gives_finite_tables_for_every_sampler(sampler):
     config = ScheduleConfig(zero_terminal_snr=True, prediction_type="v_prediction")
-    table = make_table(config, 5, sampler=sampler, spacing="trailing")
+    table = make_table(config, 5, sampler=sampler, schedule="trailing")
     assert column(table, "timestep")[0] == 999 and np.isfinite(table.rows).all()
 
 
@@ -234,8 +234,8 @@ def test_pure_noise_needs_the_whole_schedule():
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="`sampler`.*ddim.*unipc.*'dpm'"):
         make_table(CONFIG, 10, sampler="dpm")
-    with pytest.raises(ValueError, match="`spacing`.*leading.*karras.*'cosine'"):
-        make_table(CONFIG, 10, spacing="cosine")
+    with pytest.raises(ValueError, match="`schedule`.*leading.*karras, exponential, not 'cosine'"):
+        make_table(CONFIG, 10, schedule="cosine")
 
 
 @pytest.mark.parametrize(
@@ -266,13 +266,13 @@ def test_eta_is_refused_where_it_means_nothing(sampler):
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "plms", "lcm", "tcd"])
 @pytest.mark.parametrize("spacing", ["karras", "exponential"])
 def test_samplers_on_whole_timesteps_refuse_levels_between_them(sampler, spacing):
-    with pytest.raises(ValueError, match=f"`spacing` '{spacing}'.*{sampler}"):
-        make_table(CONFIG, 10, sampler=sampler, spacing=spacing)
+    with pytest.raises(ValueError, match=f"`schedule` '{spacing}'.*{sampler}"):
+        make_table(CONFIG, 10, sampler=sampler, schedule=spacing)
 
 
 def test_timesteps_beyond_the_schedule_are_refused():
     with pytest.raises(ValueError, match="steps_offset = 1 asks for timestep 1000"):
-        make_table(CONFIG, 1000, sampler="ddim", spacing="leading")
+        make_table(CONFIG, 1000, sampler="ddim", schedule="leading")
 
 
 def test_more_steps_than_were_distilled_are_refused():
@@ -282,12 +282,12 @@ def test_more_steps_than_were_distilled_are_refused():
 
 def test_noise_levels_that_coincide_are_refused():
     with pytest.raises(ValueError, match="row 1.*coincide"):
-        make_table(CONFIG, 1000, sampler="dpmpp_2m", spacing="leading")
+        make_table(CONFIG, 1000, sampler="dpmpp_2m", schedule="leading")
 
 
 def test_predicting_noise_where_nothing_else_is_left_is_refused():
     with pytest.raises(ValueError, match="'epsilon'.*no signal"):
-        make_table(ScheduleConfig(zero_terminal_snr=True), 5, sampler="ddim", spacing="trailing")
+        make_table(ScheduleConfig(zero_terminal_snr=True), 5, sampler="ddim", schedule="trailing")
 
 
 def test_the_made_up_network_feels_time():

@@ -251,6 +251,7 @@ BAD = {
     "half a step": ("a", {"num_steps": 2.5}, "num_steps"),
     "a size that does not fit": ("a", {"img_height": 33}, "32 or 34"),
     "an unknown sampler": ("a", {"sampler": "magic"}, "dpmpp_2m"),
+    "an unknown schedule": ("a", {"schedule": "karrass"}, "`schedule` must be .* not 'karrass'"),
     "no pictures": ("a", {"batch_size": 0}, "batch_size"),
     "absurdly many pictures": ("a", {"batch_size": 10**8}, "`batch_size` must be"),
     "no height": ("a", {"img_height": 0}, "`img_height` must be"),

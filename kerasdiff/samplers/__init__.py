@@ -59,7 +59,7 @@ _CHOICES = {
 
 
 def make_table(
-    config, num_steps, *, sampler=None, spacing=None, strength=1.0, from_noise=True, eta=None
+    config, num_steps, *, sampler=None, schedule=None, strength=1.0, from_noise=True, eta=None
 ):
     """A sampler over a noise schedule as a table of weights.
 
@@ -67,7 +67,7 @@ def make_table(
         config: a `ScheduleConfig`.
         num_steps: steps over the whole schedule, 1 to `config.num_train_timesteps`.
         sampler: one of `SAMPLERS`; None takes the checkpoint's own.
-        spacing: one of `SPACINGS`; None takes the checkpoint's own. `"karras"` and
+        schedule: one of `SPACINGS`; None takes the checkpoint's own. `"karras"` and
             `"exponential"` respace the levels found by the checkpoint's spacing of timesteps, and
             are for samplers that step between noise levels.
         strength: the share of the steps that is taken, from the end, in (0, 1].
@@ -82,17 +82,17 @@ def make_table(
             combinations that have no meaning; each named.
     """
     name = config.sampler if sampler is None else sampler
-    _check_choices(config, name, spacing)
+    _check_choices(config, name, schedule)
     _check_numbers(config, num_steps, strength, from_noise)
     chosen = SAMPLERS[name]
     eta = _check_eta(name, chosen.eta, eta)
-    _check_spacing(name, chosen.legs, spacing)
+    _check_schedule(name, chosen.legs, schedule)
 
-    config = _spacing.with_spacing(config, spacing)
+    config = _spacing.with_spacing(config, schedule)
     legs = chosen.legs(config, num_steps, eta)
     steps = int(num_steps * strength)
-    schedule = _spacing.schedule_sigmas(config)
-    plan = Plan(legs, num_steps - steps, config, eta, partial(sigma_to_timestep, sigmas=schedule))
+    sigmas = _spacing.schedule_sigmas(config)
+    plan = Plan(legs, num_steps - steps, config, eta, partial(sigma_to_timestep, sigmas=sigmas))
     # Weights that come out infinite are refused below, all in one place.
     with np.errstate(all="ignore"):
         rows = list(chosen.rows(plan))
@@ -111,11 +111,11 @@ def _pure_noise(config, legs):
     return np.hypot(highest, 1.0) if config.spacing == "leading" else highest
 
 
-def _check_choices(config, sampler, spacing):
+def _check_choices(config, sampler, schedule):
     if sampler not in SAMPLERS:
-        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}; not {sampler!r}")
-    if spacing is not None and spacing not in SPACINGS:
-        raise ValueError(f"`spacing` must be one of {', '.join(SPACINGS)}; not {spacing!r}")
+        raise ValueError(f"`sampler` must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
+    if schedule is not None and schedule not in SPACINGS:
+        raise ValueError(f"`schedule` must be one of {', '.join(SPACINGS)}, not {schedule!r}")
     for field, known in _CHOICES.items():
         if getattr(config, field) not in known:
             raise ValueError(f"`{field}` must be one of {known}, not {getattr(config, field)!r}")
@@ -144,12 +144,14 @@ def _check_eta(sampler, default, eta):
     return float(eta)
 
 
-def _check_spacing(sampler, legs, spacing):
-    if legs is _spacing.distilled and spacing is not None:
-        raise ValueError(f"`spacing` {spacing!r}: {sampler} has timesteps of its own")
-    if legs in (_spacing.discrete, _spacing.successive) and spacing in _spacing.SIGMA_SPACINGS:
+def _check_schedule(sampler, legs, schedule):
+    if legs is _spacing.distilled and schedule is not None:
         raise ValueError(
-            f"`spacing` {spacing!r} is for samplers between noise levels; {sampler} takes one of "
+            f"`schedule` {schedule!r} is not for {sampler}, which has timesteps of its own"
+        )
+    if legs in (_spacing.discrete, _spacing.successive) and schedule in _spacing.SIGMA_SPACINGS:
+        raise ValueError(
+            f"`schedule` {schedule!r} is for samplers between noise levels; {sampler} takes one of "
             f"{', '.join(_spacing.TIMESTEP_SPACINGS)}"
         )
 

@@ -203,7 +203,7 @@ def test_timesteps_equal_those_of_diffusers_for_every_count():
             assert np.array_equal([leg.timestep for leg in legs], want), (spacing, steps)
             if "spacing" in ours:
                 ddim.set_timesteps(steps)
-                rows = make_table(config, steps, sampler="ddim", spacing=spacing).rows
+                rows = make_table(config, steps, sampler="ddim", schedule=spacing).rows
                 assert np.array_equal(rows[:, 3], ddim.timesteps.numpy()[:steps]), spacing
 
 
