@@ -1,0 +1,123 @@
+"""A run's state in files, for exact resume: weights, optimizer, averages and step.
+
+Noise and order of the data follow from the step (see `batches`), so that nothing else needs
+keeping. Each file is one safetensors file that appears whole or not at all.
+"""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safetensors
+from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
+
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+
+
+def save_state(trainer, path):
+    """Writes all variables of a compiled trainer and its optimizer.
+
+    Raises:
+        CheckpointError: if the file cannot be written (a full disk); what was there stays.
+    """
+    tensors = {name: np.asarray(variable.value) for name, variable in _variables(trainer).items()}
+    write_safetensors(path, Tensors.of(tensors, source="state of training"), {"format": "pt"})
+
+
+def load_state(trainer, path):
+    """Assigns what `save_state` wrote to a trainer that was made and compiled the same way.
+
+    Raises:
+        CheckpointError: if the file is damaged, or of another trainer or optimizer.
+    """
+    tensors, variables = read_safetensors(path), _variables(trainer)
+    for name, variable in variables.items():
+        if name not in tensors or tuple(tensors.shapes[name]) != tuple(variable.shape):
+            found = tensors.shapes[name] if name in tensors else "nothing"
+            raise CheckpointError(
+                f"{path}: is not of this trainer: expected {name} of shape "
+                f"{tuple(variable.shape)}, found {found}"
+            )
+    if len(tensors) != len(variables):
+        raise CheckpointError(
+            f"{path}: is not of this trainer: holds {len(tensors)} tensors, not {len(variables)}"
+        )
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def latest(folder):
+    """The newest state in a folder and its step, or (None, 0)."""
+    found = sorted(
+        (int(match[1]), path)
+        for path in Path(folder).glob("step-*.safetensors")
+        if (match := _NAME.fullmatch(path.name))
+    )
+    return (found[-1][1], found[-1][0]) if found else (None, 0)
+
+
+def resume(trainer, folder):
+    """Loads the newest state in a folder, if there is one, and tells its step."""
+    path, step = latest(folder)
+    if path:
+        load_state(trainer, path)
+    return step
+
+
+class SaveState(keras.callbacks.Callback):
+    """Writes the state every so many steps, keeps the last few, and stops at a broken loss.
+
+    Args:
+        folder: for `step-00001000.safetensors` and so on; made if missing.
+        every: steps between two files.
+        start: number of steps that were done before `fit`.
+        keep: files that stay.
+
+    Raises:
+        FloatingPointError: when the loss is NaN or infinite: names the step and the last good
+            file, which is not overwritten.
+    """
+
+    def __init__(self, folder, every=1000, start=0, keep=2):
+        super().__init__()
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.step = start
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            path, _ = latest(self.folder)
+            raise FloatingPointError(
+                f"the loss is {loss} at step {self.step}: lower the rate or clip gradients; "
+                f"the last good state is {path or 'none'}"
+            )
+        if self.step % self.every == 0:
+            self.save()
+
+    def on_train_end(self, logs=None):
+        self.save()
+
+    def save(self):
+        """Writes the state of this step and removes older ones than `keep`."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        save_state(self.model, self.folder / f"step-{self.step:08d}.safetensors")
+        for path in sorted(self.folder.glob("step-*.safetensors"))[: -self.keep]:
+            path.unlink()
+
+
+def _variables(trainer):
+    """Every variable that a run changes, by a name that says whose it is."""
+    optimizer = trainer.optimizer
+    optimizer.build(trainer.trainable_variables)
+    metrics = {id(variable) for metric in trainer.metrics for variable in metric.variables}
+    own = [variable for variable in trainer.variables if id(variable) not in metrics]
+    return {
+        f"{owner}/{i}/{variable.path}": variable
+        for owner, variables in (("model", own), ("optimizer", optimizer.variables))
+        for i, variable in enumerate(variables)
+    }
