@@ -133,7 +133,15 @@ def network_inputs(config, positive, negative, guidance_scale, height, width):
     Returns:
         dict of float32 arrays: `context` and, where the network has them, `added_embedding` and
         `guidance_embedding`.
+
+    Raises:
+        ValueError: the two sides have different numbers of tokens.
     """
+    if negative is not None and negative.context.shape[1] != positive.context.shape[1]:
+        raise ValueError(
+            f"`negative_prompt` has {negative.context.shape[1]} tokens, the encoded text "
+            f"{positive.context.shape[1]}"
+        )
     sides = [positive] if negative is None else [negative, positive]
     inputs = {"context": np.concatenate([side.context for side in sides])}
     count = len(inputs["context"])

@@ -6,6 +6,8 @@ inpainting with a plain checkpoint blends the known part in, re-noised, after ea
 arXiv 2201.09865, without resampling), and with a 9-channel checkpoint hands it to the network.
 """
 
+from functools import partial
+
 import numpy as np
 
 from kerasdiff import conditioning, images, start
@@ -93,15 +95,8 @@ class StableDiffusion(CompiledModels):
         Returns:
             uint8 array (B, img_height, img_width, 3).
         """
-        return self.generate_image(
-            self.encode_text(prompt),
-            negative_prompt,
-            batch_size,
-            num_steps,
-            unconditional_guidance_scale,
-            seed=seed,
-            **options,
-        )
+        options = Options(num_steps, unconditional_guidance_scale, seed, **options)
+        return self._generate(check_prompts(prompt), negative_prompt, batch_size, options)
 
     def image_to_image(
         self, prompt, image, strength=0.8, negative_prompt=None, batch_size=1, **options
@@ -118,9 +113,8 @@ class StableDiffusion(CompiledModels):
             uint8 array (B, img_height, img_width, 3).
         """
         check_given("image", image)
-        options = Options(**options)
-        encoded = self.encode_text(prompt)
-        return self._generate(encoded, negative_prompt, batch_size, options, image, None, strength)
+        text, options = check_prompts(prompt), Options(**options)
+        return self._generate(text, negative_prompt, batch_size, options, image, None, strength)
 
     def inpaint(
         self, prompt, image, mask, strength=1.0, negative_prompt=None, batch_size=1, **options
@@ -138,9 +132,8 @@ class StableDiffusion(CompiledModels):
         """
         check_given("image", image)
         check_given("mask", mask)
-        options = Options(**options)
-        encoded = self.encode_text(prompt)
-        return self._generate(encoded, negative_prompt, batch_size, options, image, mask, strength)
+        text, options = check_prompts(prompt), Options(**options)
+        return self._generate(text, negative_prompt, batch_size, options, image, mask, strength)
 
     def generate_image(
         self,
@@ -164,27 +157,21 @@ class StableDiffusion(CompiledModels):
             uint8 array (B, img_height, img_width, 3).
         """
         options = Options(num_steps, unconditional_guidance_scale, seed, diffusion_noise, **options)
-        return self._generate(encoded_text, negative_prompt, batch_size, options)
+        network = self.config.diffusion_model
+        text = conditioning.as_conditioning(encoded_text, network, "encoded_text")
+        return self._generate(text, negative_prompt, batch_size, options)
 
     def _generate(
-        self,
-        encoded_text,
-        negative_prompt,
-        batch_size,
-        options,
-        image=None,
-        mask=None,
-        strength=1.0,
+        self, text, negative_prompt, batch_size, options, image=None, mask=None, strength=1.0
     ):
+        """Pictures of a list of prompts or a `Conditioning`."""
+        # First all that can be refused, then what makes and runs networks.
         check_batch_size(batch_size)
         check_strength(strength)
         height, width = self._picture_size(options, image)
-        network = self.config.diffusion_model
-        positive = conditioning.as_conditioning(encoded_text, network, "encoded_text")
-        positive = conditioning.repeat(positive, batch_size)
-        count = len(positive.context)
+        count = _count(text) * batch_size
         guided = self.asks_twice(options)
-        negative = self._negative(negative_prompt, positive) if guided else None
+        negative = self._negative(negative_prompt, count) if guided else None
         table = make_table(
             self.config.schedule,
             options.num_steps,
@@ -195,49 +182,58 @@ class StableDiffusion(CompiledModels):
             eta=options.eta,
         )
         begin = self._start(table, options, count, height, width, image, mask)
-        scale = options.unconditional_guidance_scale
+
+        positive = self._encoded(text, count)
+        if guided and negative is None:
+            negative = conditioning.zeros_like(positive)
+        elif guided:
+            negative = self._encoded(negative, count)
+        network, scale = self.config.diffusion_model, options.unconditional_guidance_scale
         inputs = conditioning.network_inputs(network, positive, negative, scale, height, width)
-        return self.decode(self.denoise(table, begin, inputs, options))
+        return self.decode(self.denoise(table, begin(), inputs, options))
 
     def _start(self, table, options, count, height, width, image, mask):
+        """A function that gives the run's `start.Start`: only its call runs the image encoder."""
         factor, channels = self.config.autoencoder.factor, self.config.autoencoder.latent_channels
         shape = (height // factor, width // factor, channels)
         streams = [TorchStream(seed) for seed in options.seeds(count)]
         noise = start.broadcast_noise(options.diffusion_noise, count, shape)
         paints = self.config.diffusion_model.in_channels != channels
+        drawn = (table, streams, shape)
         if image is None:
             if paints:
                 raise ValueError("this checkpoint is for inpainting: call `inpaint`")
-            return start.prepare(table, streams, shape, noise)
+            return partial(start.prepare, *drawn, noise)
         image = images.to_float(image, height, width)
         if len(image) not in (1, count):
             raise ValueError(f"`image` holds {len(image)} pictures for {count} results")
+        drawn = (*drawn, self.encode_pictures, image)
         if mask is not None:
             mask = images.to_mask(mask, height, width)
-            return start.prepare_inpainting(
-                table, streams, shape, self.encode_pictures, image, mask, paints, noise
-            )
+            return partial(start.prepare_inpainting, *drawn, mask, paints, noise)
         if paints:
             raise ValueError("this checkpoint is for inpainting: call `inpaint` with a mask")
-        return start.prepare_from_image(table, streams, shape, self.encode_pictures, image, noise)
+        return partial(start.prepare_from_image, *drawn, noise)
 
-    def _negative(self, negative_prompt, positive):
-        if negative_prompt is None and self.config.zero_empty_negative:
-            return conditioning.zeros_like(positive)
-        if not isinstance(negative_prompt, (np.ndarray, Conditioning)):
-            texts = "" if negative_prompt is None else negative_prompt
-            negative_prompt = self.encode_text(check_prompts(texts, "negative_prompt"))
-        network = self.config.diffusion_model
-        negative = conditioning.as_conditioning(negative_prompt, network, "negative_prompt")
-        if negative.context.shape[1:] != positive.context.shape[1:]:
-            raise ValueError(
-                f"`negative_prompt` has {negative.context.shape[1]} tokens, the encoded text "
-                f"{positive.context.shape[1]}"
-            )
-        count, given = len(positive.context), len(negative.context)
-        if count % given:
-            raise ValueError(f"`negative_prompt` has {given} texts for {count} pictures")
-        return conditioning.repeat(negative, count // given)
+    def _negative(self, negative_prompt, count):
+        """The negative's list of prompts or `Conditioning`, or None where it is zeros."""
+        if negative_prompt is None:
+            return None if self.config.zero_empty_negative else [""]
+        if isinstance(negative_prompt, (np.ndarray, Conditioning)):
+            network = self.config.diffusion_model
+            negative = conditioning.as_conditioning(negative_prompt, network, "negative_prompt")
+        else:
+            negative = check_prompts(negative_prompt, "negative_prompt")
+        if count % _count(negative):
+            raise ValueError(f"`negative_prompt` has {_count(negative)} texts for {count} pictures")
+        return negative
+
+    def _encoded(self, text, count):
+        """A list of prompts or a `Conditioning` as one of `count` rows."""
+        if isinstance(text, list):
+            network = self.config.diffusion_model
+            text = conditioning.as_conditioning(self.encode_text(text), network, "prompt")
+        return conditioning.repeat(text, count // _count(text))
 
     def _picture_size(self, options, image):
         height, width, note = options.img_height, options.img_width, ""
@@ -249,3 +245,8 @@ class StableDiffusion(CompiledModels):
         width = self.img_width if width is None else width
         check_size(height, width, self.config.autoencoder.factor, note)
         return height, width
+
+
+def _count(text):
+    """How many texts a list of prompts or a `Conditioning` holds."""
+    return len(text.context if isinstance(text, Conditioning) else text)

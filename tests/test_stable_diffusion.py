@@ -272,6 +272,50 @@ def test_absurd_strengths_are_named(model, strength):
 
 
 PICTURE = np.zeros((32, 32, 3), "uint8")
+COLOURS = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")
+ENCODED = np.zeros((77, 32), "float32")
+TOO_EARLY = {
+    "steps": ("text_to_image", {"num_steps": 0}),
+    "a size": ("text_to_image", {"img_width": 33}),
+    "a sampler": ("text_to_image", {"sampler": "magic"}),
+    "a schedule": ("text_to_image", {"schedule": "karrass"}),
+    "a schedule of another sampler": ("text_to_image", {"schedule": "karras"}),
+    "eta": ("text_to_image", {"sampler": "euler", "eta": 0.5}),
+    "a seed": ("text_to_image", {"seed": -1}),
+    "seeds": ("text_to_image", {"seed": [1, 2]}),
+    "a batch": ("text_to_image", {"batch_size": 0}),
+    "noise": ("text_to_image", {"diffusion_noise": np.zeros((3, 3, 4)), "seed": None}),
+    "a prompt": ("text_to_image", {"prompt": 7}),
+    "a negative prompt": ("text_to_image", {"negative_prompt": 7}),
+    "negative prompts": ("text_to_image", {"negative_prompt": ["a", "b"]}),
+    "an encoded negative prompt": ("text_to_image", {"negative_prompt": ENCODED[:, 1:]}),
+    "strength": ("image_to_image", {"image": PICTURE, "strength": 0.1}),
+    "a picture's size": ("image_to_image", {"image": PICTURE[:31]}),
+    "a picture's shape": ("image_to_image", {"image": PICTURE[..., :2]}),
+    "a picture's range": ("image_to_image", {"image": PICTURE - 1.0}),
+    "a picture's file": ("image_to_image", {"image": "nowhere.png"}),
+    "pictures": ("image_to_image", {"image": [PICTURE] * 3}),
+    "a mask's colours": ("inpaint", {"image": PICTURE, "mask": COLOURS}),
+    "a mask's shape": ("inpaint", {"image": PICTURE, "mask": PICTURE[None]}),
+    "a mask's range": ("inpaint", {"image": PICTURE, "mask": PICTURE[..., 0] + 2.0}),
+}
+
+
+@pytest.mark.parametrize("task, options", TOO_EARLY.values(), ids=TOO_EARLY)
+def test_wrong_input_is_refused_before_a_network_is_made(monkeypatch, task, options):
+    model = StableDiffusion(checkpoint=TINY["sd1"])
+    monkeypatch.setattr(model._models, "make", lambda name: pytest.fail(f"made the {name}"))
+    with pytest.raises(ValueError):
+        getattr(model, task)(**{"prompt": "a", **FEW, **options})
+
+
+def test_right_input_makes_networks(monkeypatch):
+    model = StableDiffusion(checkpoint=TINY["sd1"])
+    made = []
+    monkeypatch.setattr(model._models, "make", lambda name: made.append(name) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.inpaint("a", PICTURE, PICTURE, **FEW)
+    assert made
 
 
 def test_a_missing_picture_or_mask_is_named(model):
