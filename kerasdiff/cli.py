@@ -129,10 +129,9 @@ def info(options):
 
         print(images.read_parameters(path) or f"{path}: holds no parameters")
         return
-    from kerasdiff.checkpoints.checkpoint import open_checkpoint
-    from kerasdiff.checkpoints.presets import find
+    from kerasdiff.checkpoints.checkpoint import find_and_open
 
-    checkpoint = open_checkpoint(find(options.path), variant=options.variant)
+    checkpoint = find_and_open(options.path, variant=options.variant)
     config = checkpoint.config
     schedule, (height, width) = config.schedule, config.image_size
     print(f"{checkpoint.path}: family {config.family}, {width}x{height} pixels")
@@ -151,10 +150,9 @@ def info(options):
 
 def convert(options):
     """`kerasdiff convert IN OUT`: writes a checkpoint in another layout or dtype."""
-    from kerasdiff.checkpoints.presets import find
     from kerasdiff.checkpoints.save import convert as convert_checkpoint
 
-    convert_checkpoint(find(options.source), options.target, options.dtype, variant=options.variant)
+    convert_checkpoint(options.source, options.target, options.dtype, variant=options.variant)
     print(options.target)
 
 

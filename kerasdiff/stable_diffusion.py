@@ -37,7 +37,7 @@ class StableDiffusion(CompiledModels):
             `StableDiffusionConfig`, whose networks then start untrained.
         dtype: of the networks: "float32", "bfloat16" or "float16". Latents, guidance and the
             sampler stay in float32.
-        **files: further arguments of `checkpoints.checkpoint.open_checkpoint`, such as `vae`,
+        **files: further arguments of `checkpoints.checkpoint.find_and_open`, such as `vae`,
             `variant` and `prediction_type`.
 
     Attributes:

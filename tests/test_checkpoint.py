@@ -9,7 +9,7 @@ import pytest
 from torch_zip import write_state_dict
 
 from kerasdiff.checkpoints import checkpoint as module
-from kerasdiff.checkpoints.checkpoint import open_checkpoint
+from kerasdiff.checkpoints.checkpoint import find_and_open, open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError, open_tensors, write_safetensors
 from kerasdiff.checkpoints.load import MismatchError, state
 from kerasdiff.checkpoints.probe import probe
@@ -163,6 +163,18 @@ def test_a_marker_decides(single, tmp_path, monkeypatch):
     assert checkpoint.config.schedule.prediction_type == "v_prediction"
     assert checkpoint.config.schedule.zero_terminal_snr
     assert set(checkpoint.skipped) == {"v_pred", "ztsnr"}
+
+
+def test_a_preset_s_word_spares_a_look(single, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_probe", refuse_to_probe)
+    path = bare(single, tmp_path, "sd2-base")
+    monkeypatch.setattr(module, "find", lambda name: path)
+    checkpoint = find_and_open("sd-v2-1")
+    assert checkpoint.config.schedule.prediction_type == "v_prediction"
+    assert checkpoint.prediction_type_source == "the preset sd-v2-1"
+    checkpoint = find_and_open("sd-v2-1", prediction_type="epsilon", vae="sd-vae-ft-mse")
+    assert checkpoint.config.schedule.prediction_type == "epsilon"
+    assert checkpoint.prediction_type_source == "the argument"
 
 
 @pytest.mark.parametrize(("sign", "kind"), [(1, "epsilon"), (-1, "v_prediction")])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import kerasdiff
+from kerasdiff.checkpoints.presets import presets
 from kerasdiff.cli import main
 
 
@@ -149,6 +150,19 @@ def test_info_and_convert(folder, tmp_path, capsys):
     assert main(["convert", str(single), str(tmp_path / "back")]) == 0
     assert main(["convert", str(single), str(tmp_path / "back")]) == 2
     assert "back" in capsys.readouterr().err
+
+
+def test_presets_say_what_their_network_predicts(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KERASDIFF_HOME", str(tmp_path))
+    file = presets()["sd-v2-1"].file  # as if it had been downloaded
+    assert main(["convert", str(folder), str(tmp_path / file)]) == 0
+    assert main(["info", str(tmp_path / file)]) == main(["info", "sd-v2-1"]) == 0
+    said = capsys.readouterr().out
+    assert "predicts epsilon (by the config in the file's metadata)" in said
+    assert "predicts v_prediction (by the preset sd-v2-1)" in said
+    assert main(["convert", "sd-v2-1", str(tmp_path / "again")]) == 0
+    assert main(["info", str(tmp_path / "again")]) == 0
+    assert "predicts v_prediction (by the scheduler's config)" in capsys.readouterr().out
 
 
 def test_info_tells_how_a_picture_was_made(run, tmp_path, capsys):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -400,19 +399,3 @@ def test_weights_that_are_nan_are_named(folder, tmp_path):
     loaded = StableDiffusion.from_preset(tmp_path / "bad")
     with pytest.raises(ValueError, match="conv_in.bias"):
         loaded.text_to_image("a", **FEW)
-
-
-def test_presets_say_what_their_network_predicts(folder, tmp_path, monkeypatch):
-    from kerasdiff.checkpoints import models
-
-    seen = {}
-    monkeypatch.setattr(models, "find", lambda name: folder)
-    monkeypatch.setattr(
-        models,
-        "open_checkpoint",
-        lambda path, **files: seen.update(files) or SimpleNamespace(config=1),
-    )
-    models.open_models("sd-v2-1")
-    assert seen == {"prediction_type": "v_prediction"}
-    models.open_models("sd-v2-1", prediction_type="epsilon", vae="sd-vae-ft-mse")
-    assert seen == {"prediction_type": "epsilon", "vae": folder}

@@ -1,7 +1,7 @@
 """A checkpoint: its config and the tensors of its parts under canonical names, read when asked for.
 
 `open_checkpoint` takes a single file in the original layout or a diffusers folder, and looks at
-headers and configs alone.
+headers and configs alone; `find_and_open` takes presets' names too.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from kerasdiff.checkpoints.folders import canonical_part, open_autoencoder_folde
 from kerasdiff.checkpoints.keras_h5 import is_keras_folder, open_keras_folder
 from kerasdiff.checkpoints.names import OriginalNames
 from kerasdiff.checkpoints.original import is_original_vae, split, take
+from kerasdiff.checkpoints.presets import find, presets
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.configs import StableDiffusionConfig
 
@@ -59,6 +60,27 @@ class Checkpoint:
         if part == "vae":
             tensors = _half(tensors, model)
         return load(model, tensors)
+
+
+def find_and_open(name_or_path, *, vae=None, prediction_type=None, **options):
+    """Open a checkpoint without reading its weights; a preset is downloaded if it must be.
+
+    Args:
+        name_or_path: a preset's name, or a path as `open_checkpoint` takes it.
+        vae: of another autoencoder, the same.
+        prediction_type: None takes the preset's own, which spares a look for what its file does
+            not show.
+        **options: of `open_checkpoint`.
+
+    Returns:
+        `Checkpoint`.
+    """
+    path, vae = find(name_or_path), None if vae is None else find(vae)
+    known = presets().get(str(name_or_path))
+    if known is None or prediction_type is not None:
+        return open_checkpoint(path, vae=vae, prediction_type=prediction_type, **options)
+    checkpoint = open_checkpoint(path, vae=vae, prediction_type=known.prediction_type, **options)
+    return replace(checkpoint, prediction_type_source=f"the preset {known.name}")
 
 
 def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):

@@ -1,7 +1,6 @@
 """From a checkpoint to Keras models with its weights in them, one part at a time."""
 
-from kerasdiff.checkpoints.checkpoint import open_checkpoint
-from kerasdiff.checkpoints.presets import find, presets
+from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.clip_tokenizer import SimpleTokenizer
 from kerasdiff.configs import StableDiffusionConfig
 from kerasdiff.decoder import Decoder
@@ -27,7 +26,7 @@ def open_models(checkpoint, dtype="float32", **files):
     Args:
         checkpoint: a preset's name, a file, a folder, or a `StableDiffusionConfig`.
         dtype: one of `layers.network.DTYPES`.
-        **files: further arguments of `open_checkpoint`.
+        **files: further arguments of `find_and_open`.
 
     Returns:
         `Models`.
@@ -38,12 +37,7 @@ def open_models(checkpoint, dtype="float32", **files):
         if files:
             raise ValueError(f"untrained networks take no {', '.join(files)}")
         return Models(checkpoint, dtype)
-    if files.get("vae") is not None:
-        files["vae"] = find(files["vae"])
-    known = presets().get(str(checkpoint))
-    if known is not None:  # spares a look for what the file itself does not show
-        files = {"prediction_type": known.prediction_type} | files
-    opened = open_checkpoint(find(checkpoint), **files)
+    opened = find_and_open(checkpoint, **files)
     return Models(opened.config, dtype, opened)
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from kerasdiff.checkpoints.checkpoint import open_checkpoint
+from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.detect import metadata_for
 from kerasdiff.checkpoints.diffusers_configs import to_json
 from kerasdiff.checkpoints.folders import CONFIGS, TOKENIZERS
@@ -26,10 +26,10 @@ def convert(source, target, dtype=None, **options):
     """Write a checkpoint anew: a single file if `target` ends in `.safetensors`, else a folder.
 
     Args:
-        source: what `open_checkpoint` takes.
+        source: what `find_and_open` takes.
         target: the file, which may exist, or the folder, which may exist if it is empty.
         dtype: "float32", "float16" or "bfloat16"; None keeps each tensor's own.
-        **options: of `open_checkpoint`.
+        **options: of `find_and_open`.
 
     Raises:
         CheckpointError: if the source is damaged or holds NaN or infinity, or the target cannot be
@@ -40,7 +40,7 @@ def convert(source, target, dtype=None, **options):
         raise CheckpointError(
             f"{target}: {target.suffix} files are not written: name a .safetensors file or a folder"
         )
-    checkpoint = open_checkpoint(source, **options)
+    checkpoint = find_and_open(source, **options)
     if target.suffix == ".safetensors":
         save_file(target, checkpoint.config, checkpoint.parts, dtype)
     else:
