@@ -75,7 +75,7 @@ def clip_vocabulary(path=None):
     tokens = symbols + [symbol + WORD_END for symbol in symbols]
     tokens += [merge.replace(" ", "") for merge in merges] + [START, END]
     ids = {token: index for index, token in enumerate(tokens)}
-    _check_merges(path, merges, ids)
+    _check_merges(path, merges, ids, {START, END})
     return Vocabulary(ids, merges)
 
 
@@ -85,13 +85,12 @@ def read_folder(folder):
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if (folder / "tokenizer.json").exists():
-        path = folder / "tokenizer.json"
-        ids, merges, added = _read_tokenizer_json(path)
+        source = folder / "tokenizer.json"
+        ids, merges, added = _read_tokenizer_json(source)
     else:
-        path = folder / "merges.txt"
+        source = folder / "merges.txt"
         ids, added = _check_ids(folder / "vocab.json", _read_json(folder / "vocab.json")), []
-        merges = _read_merges(path)
-    _check_merges(path, merges, ids)
+        merges = _read_merges(source)
     path = folder / "tokenizer_config.json"
     settings = _read_json(path, optional=True)
     newer = settings.get("added_tokens_decoder") is not None  # then older files have no say
@@ -104,6 +103,7 @@ def read_folder(folder):
     else:
         added += _older_added(folder / "added_tokens.json", special)
     whole = special | _add(path, ids, added)
+    _check_merges(source, merges, ids, whole)
     roles = {key: _token(path, settings[key])[0] for key in _ROLES}
     for key, token in roles.items():
         if token not in ids:
@@ -191,7 +191,7 @@ def _read_merges(path):
     return [line for line in lines[heading:] if line]
 
 
-def _check_merges(path, merges, ids):
+def _check_merges(path, merges, ids, whole):
     for merge in merges:
         first, _, second = merge.partition(" ") if isinstance(merge, str) else ("", "", "")
         if not first or not second or " " in second:
@@ -202,6 +202,13 @@ def _check_merges(path, merges, ids):
                     f"{path}: the merge {merge!r} needs the token {token!r}, "
                     "which the vocabulary lacks"
                 )
+    # Letters apart, of which there are two for each byte, only a merge makes a token of a text.
+    joined = len(ids.keys() - whole - {START, END}) - 2 * len(BYTE_SYMBOLS)
+    if len(merges) < joined:
+        raise ValueError(
+            f"{path}: holds {len(merges)} merges, and the vocabulary of {len(ids)} tokens needs "
+            f"{joined}: the file is not whole"
+        )
 
 
 def _check_ids(path, ids):

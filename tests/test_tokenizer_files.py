@@ -260,6 +260,16 @@ def test_malformed_files_are_named(tmp_path, stem, content, fault):
     assert stem in str(caught.value) or named in str(caught.value)
 
 
+@pytest.mark.parametrize("kept", [0, 1, 20_000, 48_893])
+@pytest.mark.parametrize("name", ["merges.txt", "tokenizer.json"])
+def test_merges_that_end_too_early_are_named_with_both_counts(tokenizer, tmp_path, name, kept):
+    vocab, merges = tokenizer.vocab, tokenizer._known.merges[:kept]
+    files = {"tokenizer": fast(vocab=vocab, merges=merges) | {"added_tokens": []}}
+    folder = small(tmp_path, vocab=vocab, merges=merges, **(files if "json" in name else {}))
+    with pytest.raises(ValueError, match=f"{name}: holds {kept} merges.* 49408 tokens.* 48894"):
+        SimpleTokenizer.from_folder(folder)
+
+
 @pytest.mark.parametrize("name", ["vocab.json", "tokenizer_config.json", "tokenizer.json"])
 @pytest.mark.parametrize("text", ["", "{", "\x00\x01", "[" * 100_000, '{"a": ' * 100_000])
 def test_files_that_are_no_json_are_named(tmp_path, name, text):
