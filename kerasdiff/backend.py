@@ -81,7 +81,10 @@ def _compile_with_tensorflow(program):
     import tensorflow as tf
 
     # Captured tf.Variables are resource handles: read anew at each call, never folded in.
-    return tf.function(program.trace, jit_compile=program.jit_compile, autograph=False)
+    compiled = tf.function(program.trace, jit_compile=program.jit_compile, autograph=False)
+    # One trace for each size is meant, and no fault that the user could mend.
+    compiled._omit_frequent_tracing_warning = True
+    return compiled
 
 
 def _compile_with_jax(program):

@@ -1,5 +1,7 @@
 """Compiled programs: traced once, weights by reference, XLA where it was measured to win."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -24,6 +26,14 @@ def test_a_program_is_traced_once_a_shape_and_follows_its_weights(jit_compile):
     assert program.traces == 1
     program({"x": np.ones((4, 3), "float32")})
     assert program.traces == 2
+
+
+def test_many_sizes_are_no_reason_for_a_warning(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", True)  # to where we look
+    program = backend.Program(lambda x: x + 1, small_model(), False)
+    for size in range(1, 12):
+        program(np.ones(size, "float32"))
+    assert program.traces == 11 and "retracing" not in caplog.text
 
 
 def test_numbers_are_arguments_too():
