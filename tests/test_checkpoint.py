@@ -1,6 +1,7 @@
 """Single files: what was saved opens as what it was, in every container and with every hint."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import ml_dtypes
@@ -12,6 +13,7 @@ from kerasdiff.checkpoints import checkpoint as module
 from kerasdiff.checkpoints.checkpoint import find_and_open, open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError, open_tensors, write_safetensors
 from kerasdiff.checkpoints.load import MismatchError, state
+from kerasdiff.checkpoints.models import open_models
 from kerasdiff.checkpoints.probe import probe
 from kerasdiff.checkpoints.save import convert, save_file, save_folder
 from kerasdiff.configs import TINY as SMALLEST
@@ -240,6 +242,20 @@ def test_clip_s_own_vocabulary_is_written_where_no_tokenizer_is_given(tmp_path):
     assert found.ids == own.ids and found.merges == own.merges
     assert (found.start, found.end, found.pad) == (own.start, own.end, "!")
     assert open_checkpoint(tmp_path / "sd2").config == TINY["sd2"]
+
+
+def test_clip_s_vocabulary_is_not_taken_for_another(tmp_path):
+    save_folder(tmp_path / "sd1", TINY["sd1"], parts_of("sd1"))
+    shutil.rmtree(tmp_path / "sd1" / "tokenizer")
+    assert open_models(tmp_path / "sd1").make("tokenizer").vocab_size == 49408
+    path = tmp_path / "sd1" / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 1000}))
+    fault = "has no tokenizer, and CLIP's of 49408 tokens is not for a text encoder of 1000"
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'sd1'}: {fault}"):
+        open_models(tmp_path / "sd1").make("tokenizer")
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'new'}: {fault}"):
+        convert(tmp_path / "sd1", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("dtype", (None, "float32", "float16"))

@@ -1,6 +1,7 @@
 """From a checkpoint to Keras models with its weights in them, one part at a time."""
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
+from kerasdiff.checkpoints.tokenizers import clip_tokenizer
 from kerasdiff.clip_tokenizer import SimpleTokenizer
 from kerasdiff.configs import StableDiffusionConfig
 from kerasdiff.decoder import Decoder
@@ -83,5 +84,5 @@ class Models:
         if folder:
             return SimpleTokenizer.from_folder(folder)
         encoder = self.config.text_encoders[1 if name.endswith("_2") else 0]
-        pad = "<|endoftext|>" if encoder.pad_token_id else "!"
-        return SimpleTokenizer(pad_token=pad, max_length=encoder.max_length)
+        source = self.checkpoint.path if self.checkpoint else self.config.family
+        return clip_tokenizer(encoder, source, name)

@@ -16,7 +16,7 @@ from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
-from kerasdiff.clip_tokenizer import SimpleTokenizer
+from kerasdiff.checkpoints.tokenizers import clip_tokenizer
 
 # diffusers will not open an inpainting folder that does not say whose layout it has
 LAYOUT = {"_diffusers_version": "0.42.1"}
@@ -73,7 +73,7 @@ def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
         path: the folder; made, or filled if it exists and is empty.
         config, parts, dtype: as for `save_file`.
         tokenizer_folders: dict of "tokenizer" and "tokenizer_2" to folders that are copied; where
-            one is not given, CLIP's own vocabulary is written.
+            one is not given, CLIP's own vocabulary is written, if it is the text encoder's.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -100,6 +100,11 @@ def _fill(folder, config, parts, dtype, tokenizer_folders):
         if part in jsons:
             (folder / part).mkdir()
             _write_json(folder / part / name, jsons[part])
+    for name, encoder in zip(TOKENIZERS, config.text_encoders, strict=False):
+        if name in tokenizer_folders:
+            shutil.copytree(tokenizer_folders[name], folder / name)
+        else:
+            clip_tokenizer(encoder, folder, name).save(folder / name)
     for part in parts_of(config):
         text = part.startswith("text")
         name = "model" if text else "diffusion_pytorch_model"
@@ -111,12 +116,6 @@ def _fill(folder, config, parts, dtype, tokenizer_folders):
             }
             tensors = tensors.with_entries(entries)
         write_safetensors(folder / part / f"{name}.safetensors", tensors, {"format": "pt"})
-    for name in TOKENIZERS[: len(config.text_encoders)]:
-        if name in tokenizer_folders:
-            shutil.copytree(tokenizer_folders[name], folder / name)
-        else:
-            pad, length = jsons[name]["pad_token"], jsons[name]["model_max_length"]
-            SimpleTokenizer(pad_token=pad, max_length=length).save(folder / name)
 
 
 def _part(parts, part, dtype):
