@@ -230,10 +230,19 @@ def test_file_to_folder_to_file(single, tmp_path, family):
 
 
 def test_a_target_that_cannot_be_is_named(single, tmp_path):
-    with pytest.raises(CheckpointError, match=r"\.ckpt files are not written"):
-        convert(single(), tmp_path / "model.ckpt")
+    for name in ("x.png", "model.ckpt", "model.Safetensors"):
+        with pytest.raises(CheckpointError, match=f"{name}: .* files are not written: name a .saf"):
+            convert(single(), tmp_path / name)
+        assert not (tmp_path / name).exists()
     with pytest.raises(CheckpointError, match="cannot be written"):
         convert(single(), tmp_path / "missing" / "model.safetensors")
+
+
+def test_a_folder_s_name_may_have_dots(single, tmp_path):
+    (tmp_path / "my.model").mkdir()  # which cannot be meant as a file
+    for name in ("model-1.5", "model-1.5-fp16", "my.model"):
+        convert(single(), tmp_path / name)
+        assert (tmp_path / name / "model_index.json").is_file()
 
 
 def test_clip_s_own_vocabulary_is_written_where_no_tokenizer_is_given(tmp_path):

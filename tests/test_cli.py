@@ -129,6 +129,8 @@ def test_files_that_are_no_checkpoints(run, tmp_path, content):
 def test_unknown_models_are_named(run):
     code, said = run("a red house", model="no-such-model")
     assert code == 2 and "no-such-model" in said.err
+    code, said = run("a red house", model="")
+    assert code == 2 and "must be a preset's name, a file or a folder, not ''" in said.err
 
 
 @pytest.mark.parametrize("output", ("missing/out.png", "out.jpg", "."))
@@ -148,6 +150,8 @@ def test_info_and_convert(folder, tmp_path, capsys):
     assert main(["info", str(single)]) == 0
     assert "float16" in capsys.readouterr().out
     assert main(["convert", str(single), str(tmp_path / "back")]) == 0
+    assert main(["convert", str(single), str(tmp_path / "x.png")]) == 2
+    assert "x.png: .png files are not written" in capsys.readouterr().err
     assert main(["convert", str(single), str(tmp_path / "back")]) == 2
     assert "back" in capsys.readouterr().err
 

@@ -151,6 +151,12 @@ def test_find_takes_paths_and_names_and_lists_the_names(preset, tmp_path, monkey
         find("sd-v9")
 
 
+@pytest.mark.parametrize("nothing", ("", None, 3, ["sd-v1-5"], b"sd-v1-5"))
+def test_what_is_neither_a_name_nor_a_path_is_refused(nothing):
+    with pytest.raises(CheckpointError, match="must be a preset's name, a file or a folder, not "):
+        find(nothing)
+
+
 def test_the_cache_folder_is_in_the_home_unless_moved(monkeypatch):
     monkeypatch.delenv("KERASDIFF_HOME", raising=False)
     assert presets.cache_folder().parts[-2:] == (".cache", "kerasdiff")

@@ -385,6 +385,11 @@ def test_wrong_arguments_of_the_constructor_are_named(folder):
         StableDiffusion.from_preset(folder, img_width=31)
     with pytest.raises(ValueError, match="`jit_compile` must be"):
         StableDiffusion.from_preset(folder, jit_compile="yes")
+    for nothing in (None, 3, ""):
+        with pytest.raises(
+            ValueError, match=f"a preset's name, a file or a folder, not {nothing!r}"
+        ):
+            StableDiffusion.from_preset(nothing)
 
 
 def test_weights_that_are_nan_are_named(folder, tmp_path):

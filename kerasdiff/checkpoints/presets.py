@@ -81,6 +81,10 @@ def find(name_or_path):
         DownloadError: if the preset is not in the cache and cannot be downloaded.
         CheckpointError: if there is neither such a preset nor such a path.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)) or not str(name_or_path):
+        raise CheckpointError(
+            f"a checkpoint must be a preset's name, a file or a folder, not {name_or_path!r:.80}"
+        )
     known = presets()
     if str(name_or_path) in known:
         return download(known[str(name_or_path)])

@@ -36,7 +36,8 @@ def convert(source, target, dtype=None, **options):
             written; the target is then as it was.
     """
     target = Path(target)
-    if target.suffix in (".ckpt", ".bin", ".pt", ".h5"):
+    # a folder's name may end in a version, such as model-1.5-fp16
+    if target.suffix != ".safetensors" and target.suffix[1:2].isalpha() and not target.is_dir():
         raise CheckpointError(
             f"{target}: {target.suffix} files are not written: name a .safetensors file or a folder"
         )
