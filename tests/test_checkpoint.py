@@ -159,6 +159,13 @@ def test_a_config_beside_the_file_decides(single, tmp_path, monkeypatch, name, t
     assert open_checkpoint(path, prediction_type="epsilon").prediction_type_source == "the argument"
 
 
+def test_a_config_beside_the_file_that_makes_no_sense_is_named_with_the_file(single, tmp_path):
+    path = bare(single, tmp_path, "sd1")
+    (tmp_path / "bare.json").write_text(json.dumps({"prediction_type": "magic"}))
+    with pytest.raises(CheckpointError, match=f"^{path}: `prediction_type` of the config beside"):
+        open_checkpoint(path)
+
+
 def test_a_marker_decides(single, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_probe", refuse_to_probe)
     checkpoint = open_checkpoint(bare(single, tmp_path, "sd2-base", ["v_pred", "ztsnr"]))

@@ -180,6 +180,28 @@ def test_a_missing_file_is_named(saved, part, file, complaint):
     assert complaint in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("part", "file", "field"),
+    [
+        ("unet", "config.json", {"act_fn": "relu"}),
+        ("vae", "config.json", {"scaling_factor": -1}),
+        ("text_encoder", "config.json", {"hidden_act": "relu"}),
+        ("scheduler", "scheduler_config.json", {"beta_schedule": "magic"}),
+        (".", "model_index.json", {"_class_name": "MagicPipeline"}),
+    ],
+)
+def test_a_config_that_cannot_be_honoured_is_named_with_its_folder(saved, part, file, field):
+    path = saved()
+    config = path / part / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | field))
+    part, name = part.replace(".", "model_index"), *field
+    with pytest.raises(CheckpointError, match=f"^{path}: `{name}` of {part} must be"):
+        open_checkpoint(path)
+    if part == "vae":
+        with pytest.raises(CheckpointError, match=f"^{config}: `{name}` of vae must be"):
+            open_checkpoint(saved("sdxl"), vae=path)
+
+
 def test_a_variant_alone_is_pointed_out(saved):
     path = saved()
     file = path / "unet" / "diffusion_pytorch_model.safetensors"

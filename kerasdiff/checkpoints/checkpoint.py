@@ -16,7 +16,7 @@ from kerasdiff.checkpoints.keras_h5 import is_keras_folder, open_keras_folder
 from kerasdiff.checkpoints.names import OriginalNames
 from kerasdiff.checkpoints.original import is_original_vae, split, take
 from kerasdiff.checkpoints.presets import find, presets
-from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.checkpoints.tensors import CheckpointError, naming
 from kerasdiff.configs import StableDiffusionConfig
 
 # An autoencoder is two models; each leaves the other's tensors alone.
@@ -133,13 +133,12 @@ def _open_file(path, vae, argument):
     """A single file, whose own autoencoder may be missing if another is given."""
     tensors = open_tensors(path)
     given = () if vae is None else ("vae",)
-    try:
+    with naming(path):
         config = detect(tensors.shapes, tensors.metadata, given)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
     parts, skipped = split(tensors, config, given)
     facts = {"sidecar": _sidecar(path), "metadata": tensors.metadata, "keys": tuple(tensors)}
-    kind, source = prediction.prediction_type(config, argument=argument, **facts)
+    with naming(path):
+        kind, source = prediction.prediction_type(config, argument=argument, **facts)
     if kind is None:  # only now is it worth reading the whole file
         with path.open("rb") as file:
             facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,7 @@ from kerasdiff.checkpoints.diffusers_configs import autoencoder_config, pipeline
 from kerasdiff.checkpoints.files import open_tensors, read_json
 from kerasdiff.checkpoints.names import from_diffusers, is_matrix, is_skipped, parts_of
 from kerasdiff.checkpoints.original import squeezed
-from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.checkpoints.tensors import CheckpointError, naming
 
 CONFIGS = {
     "unet": "config.json",
@@ -40,7 +40,8 @@ def open_folder(path, variant=None):
     for name, folder in tokenizers.items():
         if (folder / "tokenizer_config.json").is_file():
             jsons[name] = read_json(folder / "tokenizer_config.json")
-    config = pipeline_config(jsons)
+    with naming(path):
+        config = pipeline_config(jsons)
     parts, skipped = {}, []
     for part in parts_of(config):
         parts[part], left = open_part(path / part, part, variant)
@@ -54,7 +55,9 @@ def open_autoencoder_folder(path, variant=None):
     """The `AutoencoderConfig`, `Tensors` and skipped names of a VAE's folder or a pipeline's."""
     if not (path / "config.json").is_file() and (path / "vae").is_dir():
         path = path / "vae"
-    config = autoencoder_config(read_json(path / "config.json"))
+    table = read_json(path / "config.json")
+    with naming(path / "config.json"):
+        config = autoencoder_config(table)
     return config, *open_part(path, "vae", variant)
 
 

@@ -5,6 +5,7 @@ settled before memory is taken, and weights of any size pass through one tensor 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -19,6 +20,15 @@ FLOATS = {
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, written or understood; names the file and the fault."""
+
+
+@contextmanager
+def naming(source):
+    """Errors about what a config says begin with the file or folder that it comes from."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 @dataclass(frozen=True)
