@@ -23,37 +23,65 @@ from kerasdiff.decoder import Decoder
 from kerasdiff.demo.captions import all_words
 from kerasdiff.demo.data import DemoScenes
 from kerasdiff.demo.vocabulary import demo_tokenizer
+from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
+from kerasdiff.text_encoder import TextEncoder
 from kerasdiff.training.autoencoder import AutoencoderTrainer
-from kerasdiff.training.batches import AutoencoderDraw, Batches
+from kerasdiff.training.batches import AutoencoderDraw, Batches, DiffusionDraw
+from kerasdiff.training.cached import Moments, cache_moments, latent_deviation
 from kerasdiff.training.checkpoints import SaveState, resume
+from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.muon import Muon
+from kerasdiff.training.rates import Rate
 
 SIZE = 128
-TOKENS = 40
+TOKENIZER = demo_tokenizer(all_words(), max_length=40)
 AUTOENCODER = AutoencoderConfig(
     channels=(16, 32, 64, 128), layers_per_block=1, norm_groups=4, scaling_factor=1.0
 )
+CONFIG = StableDiffusionConfig(
+    "demo",
+    (
+        TextEncoderConfig(
+            vocab_size=TOKENIZER.vocab_size, max_length=TOKENIZER.max_length, width=128, depth=3,
+            heads=4, mlp_width=512, pad_token_id=TOKENIZER.pad_token_id,
+            end_token_id=TOKENIZER.end_of_text,
+        ),
+    ),
+    AUTOENCODER,
+    DiffusionModelConfig(
+        channels=(64, 128, 160), layers_per_block=(1, 1, 1), depth=(1, 1, 0), up_depth=(0, 1, 1),
+        heads=(2, 4, 5), context_dim=128, norm_groups=16,
+    ),
+    # Black and white backgrounds need a last step that is pure noise (arXiv 2305.08891).
+    ScheduleConfig(
+        prediction_type="v_prediction", zero_terminal_snr=True, sampler="ddim", spacing="trailing"
+    ),
+    image_size=(SIZE, SIZE),
+)  # fmt: skip
+
 FIRST_LOG_VARIANCE = -5.0  # so that the decoder sees something from the start
 AUTOENCODER_PICTURES = 6000
 # pixels pooled, batch size, last step, steps of warm-up
 AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20))
 
+PICTURES = 30_000
+BATCH = 48
+STEPS, DECAY = 8000, 2000  # the rate comes down in the last ones
 
-def muon(rate, warmup, decay_steps, **options):
-    """Muon, warmed up to `rate` and then down a cosine to a hundredth, Adam at a fifth of that."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        rate * 0.1, decay_steps, alpha=0.01, warmup_target=rate, warmup_steps=warmup
-    )
+
+def muon(rate, **options):
+    """Muon for matrices and convolutions, and Adam at a fifth of the rate for the rest."""
     return Muon(
-        schedule, adam_lr_ratio=0.2, weight_decay=None, adam_weight_decay=None,
+        rate, adam_lr_ratio=0.2, weight_decay=None, adam_weight_decay=None,
         exclude_layers=["conv_in", "conv_out"], **options,
     )  # fmt: skip
 
 
-def train_autoencoder(folder, source):
+def train_autoencoder(folder):
     """The image encoder and the decoder, first on pictures of half the size."""
     keras.utils.set_random_seed(0)
+    source = DemoScenes(AUTOENCODER_PICTURES, SIZE, seed=1, keep=True)
     encoder, decoder = ImageEncoder(AUTOENCODER), Decoder(AUTOENCODER)
     bias = next(v for v in encoder.variables if v.path == "quant_conv/bias")
     values = np.array(bias.value)
@@ -62,14 +90,43 @@ def train_autoencoder(folder, source):
     begin = 0
     for i, (pool, batch_size, end, warmup) in enumerate(AUTOENCODER_PHASES):
         trainer = AutoencoderTrainer(encoder, decoder, l1=1.0, mse=1.0, gradient=0.5, kl=4e-4)
-        optimizer = muon(0.01, warmup, end - begin - warmup, global_clipnorm=1.0)
-        trainer.compile(optimizer=optimizer, jit_compile=False)
+        rate = Rate(0.01, warmup, 0, end - begin - warmup, 0.01)
+        trainer.compile(optimizer=muon(rate, global_clipnorm=1.0), jit_compile=False)
         states = folder / f"autoencoder-{i}"
         start = begin + resume(trainer, states)
-        fit(trainer, Batches(source, batch_size, AutoencoderDraw(AUTOENCODER, pool), 1, start),
-            end - start, SaveState(states, 100, start - begin))  # fmt: skip
+        batches = Batches(source, batch_size, AutoencoderDraw(AUTOENCODER, pool), 1, start)
+        fit(trainer, batches, end - start, SaveState(states, 100, start - begin))
         begin = end
     return encoder, decoder
+
+
+def encode_pictures(folder, encoder, count):
+    """The moments of pictures for the UNet, and the config with the scale of their latents."""
+    source = DemoScenes(count, SIZE, seed=2)
+    moments = Moments(cache_moments(source, encoder, folder / "moments"))
+    scale = 1.0 / latent_deviation(moments.moments[:2000])
+    return moments, replace(CONFIG, autoencoder=replace(AUTOENCODER, scaling_factor=scale))
+
+
+def diffusion_trainer(config):
+    """A compiled trainer of a new UNet and text encoder."""
+    keras.utils.set_random_seed(0)
+    network, text = DiffusionModel(config.diffusion_model), TextEncoder(config.text_encoders[0])
+    trainer = DiffusionTrainer(config, network, text)
+    rate = Rate(0.01, 100, STEPS - DECAY - 100, DECAY, 0.01)
+    optimizer = muon(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
+    trainer.compile(optimizer=optimizer, jit_compile=False)
+    return trainer
+
+
+def train_diffusion(folder, config, moments):
+    """The UNet and the text encoder together."""
+    trainer, states = diffusion_trainer(config), folder / "diffusion"
+    start = resume(trainer, states)
+    draw = DiffusionDraw([TOKENIZER], config, moments=True)
+    fit(trainer, Batches(moments, BATCH, draw, 2, start), STEPS - start,
+        SaveState(states, 250, start))  # fmt: skip
+    return trainer
 
 
 def fit(trainer, batches, steps, *callbacks):
@@ -86,7 +143,9 @@ def main():
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    train_autoencoder(folder, DemoScenes(AUTOENCODER_PICTURES, SIZE, seed=1, keep=True))
+    encoder, _ = train_autoencoder(folder)
+    moments, config = encode_pictures(folder, encoder, PICTURES)
+    train_diffusion(folder, config, moments)
 
 
 if __name__ == "__main__":

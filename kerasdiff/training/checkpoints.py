@@ -98,7 +98,8 @@ class SaveState(keras.callbacks.Callback):
         if self.step % self.every == 0:
             self.save()
 
-    def on_train_end(self, logs=None):
+    def on_epoch_end(self, epoch, logs=None):
+        # Not at the end of training, when Keras has put averages in the weights' place.
         self.save()
 
     def save(self):

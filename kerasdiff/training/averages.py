@@ -1,0 +1,27 @@
+"""Averaged weights (EMA): the optimizer keeps them, pictures and saved models use them."""
+
+from contextlib import contextmanager
+
+
+@contextmanager
+def averaged(trainer):
+    """Within this context, the trained variables hold their averages.
+
+    Args:
+        trainer: compiled with an optimizer that has `use_ema=True`; with another one nothing
+            changes.
+    """
+    optimizer = trainer.optimizer
+    if not optimizer.use_ema:
+        yield
+        return
+    variables = trainer.trainable_variables
+    kept = [variable.value + 0.0 for variable in variables]
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(variables, averages, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)

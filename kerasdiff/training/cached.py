@@ -1,0 +1,75 @@
+"""Moments of latents, encoded once: the image encoder is most of the cost of a small UNet."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kerasdiff.checkpoints.safetensor_files import whole_file
+from kerasdiff.training.autoencoder import to_floats
+
+SHARD = 2000  # pictures a file
+
+
+class Moments:
+    """A source of moments (h, w, 2 C) float16, instead of pictures, and their captions.
+
+    Args:
+        files: what `cache_moments` wrote.
+    """
+
+    def __init__(self, files):
+        moments, captions = [], []
+        for path in files:
+            with np.load(path, allow_pickle=False) as arrays:
+                moments.append(arrays["moments"])
+                captions += [str(caption) for caption in arrays["captions"]]
+        self.moments, self.captions = np.concatenate(moments), captions
+        self.sizes, self.skipped = [self.moments.shape[1:3]] * len(captions), {}
+
+    def __len__(self):
+        return len(self.captions)
+
+    def __getitem__(self, i):
+        return self.moments[i], self.captions[i]
+
+
+def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
+    """Encodes pictures of one size, shard by shard; shards that are there already are kept.
+
+    Args:
+        source: see `pictures.PictureFolder`.
+        image_encoder: its moments are kept.
+        folder: for the shards; made if missing.
+        count: of pictures, from the first; None takes all.
+
+    Returns:
+        The shards' paths, for `Moments`.
+    """
+    folder, files = Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(source) if count is None else count
+    for begin in range(0, count, SHARD):
+        files.append(folder / f"moments-{begin:08d}.npz")
+        if files[-1].exists():
+            continue
+        indices = range(begin, min(begin + SHARD, count))
+        items = [source[i] for i in indices]
+        rows = [
+            _encode(image_encoder, [picture for picture, _ in items[at : at + batch_size]])
+            for at in range(0, len(items), batch_size)
+        ]
+        captions = np.array([caption for _, caption in items])
+        with whole_file(files[-1]) as beside:
+            np.savez(beside, moments=np.concatenate(rows), captions=captions)
+    return files
+
+
+def latent_deviation(moments):
+    """The standard deviation of samples of cached moments; its inverse is the scaling factor."""
+    mean, log_variance = np.split(np.asarray(moments, "float32"), 2, axis=-1)
+    return float(np.sqrt(np.var(mean) + np.mean(np.exp(log_variance))))
+
+
+def _encode(image_encoder, pictures):
+    floats = to_floats(np.stack(pictures))
+    return np.asarray(image_encoder.moments.predict_on_batch(floats), "float16")
