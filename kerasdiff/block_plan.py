@@ -89,8 +89,8 @@ def _check_lengths(config):
         values = getattr(config, field)
         if len(values) != levels:
             raise ValueError(
-                f"`{field}` must have one entry for each of the {levels} levels of `channels`; "
-                f"got {values}"
+                f"`{field}` must have one entry for each of the {levels} levels of `channels`, "
+                f"not {values}"
             )
 
 

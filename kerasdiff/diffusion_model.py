@@ -68,7 +68,7 @@ def timestep_embedding(timesteps, width, flip_sin_to_cos=True, freq_shift=0.0, m
         ValueError: if `width` is odd or not positive.
     """
     if width < 2 or width % 2:
-        raise ValueError(f"`width` must be even and positive; got {width}")
+        raise ValueError(f"`width` must be even and positive, not {width}")
     half = width // 2
     exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype="float32")
     exponents = exponents / np.float32(half - freq_shift)

@@ -62,8 +62,8 @@ def sample_moments(moments, noise, config):
     moments, noise = ops.cast(moments, "float32"), ops.cast(noise, "float32")
     if (*noise.shape[:-1], 2 * noise.shape[-1]) != tuple(moments.shape):
         raise ValueError(
-            f"`noise` must have half the channels of `moments`, whose shape is "
-            f"{tuple(moments.shape)}; got {tuple(noise.shape)}"
+            f"`noise` must have half the channels of `moments` of shape {tuple(moments.shape)}, "
+            f"not shape {tuple(noise.shape)}"
         )
     mean, log_variance = ops.split(moments, 2, axis=-1)
     deviation = ops.exp(0.5 * ops.clip(log_variance, *LOG_VARIANCE))

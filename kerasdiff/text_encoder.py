@@ -71,11 +71,11 @@ class TextEncoder(Network):
 def _check(config):
     if config.activation not in ACTIVATIONS:
         raise ValueError(
-            f"`activation` must be one of {', '.join(ACTIVATIONS)}; got {config.activation!r}"
+            f"`activation` must be one of {', '.join(ACTIVATIONS)}, not {config.activation!r}"
         )
     if not -config.depth <= config.output_layer <= -1:
         raise ValueError(
-            f"`output_layer` must be from -{config.depth} to -1; got {config.output_layer}"
+            f"`output_layer` must be from -{config.depth} to -1, not {config.output_layer}"
         )
 
 

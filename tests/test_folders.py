@@ -237,7 +237,7 @@ def test_the_prediction_type_can_be_overruled(saved):
     checkpoint = open_checkpoint(path, prediction_type="v_prediction")
     assert checkpoint.config.schedule.prediction_type == "v_prediction"
     assert checkpoint.prediction_type_source == "the argument"
-    with pytest.raises(ValueError, match="prediction_type must be one of .* got 'v'"):
+    with pytest.raises(ValueError, match="`prediction_type` must be one of .*, not 'v'"):
         open_checkpoint(path, prediction_type="v")
 
 

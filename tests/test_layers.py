@@ -114,7 +114,9 @@ def test_group_norm_sums_in_float32(dtype, tolerance):
 
 @pytest.mark.parametrize("groups", [0, 5, 24])
 def test_groups_that_do_not_divide_are_refused(groups):
-    with pytest.raises(ValueError, match=rf"norm1: `groups` must .* {groups} groups for 12 chan"):
+    with pytest.raises(
+        ValueError, match=rf"norm1: `groups` must divide the 12 channels, not be {groups}"
+    ):
         GroupNorm(groups, 1e-5, name="norm1").build((1, 4, 4, 12))
 
 
@@ -192,7 +194,9 @@ def test_causal_attention_sees_nothing_later():
 
 @pytest.mark.parametrize("heads", [0, 3, 16])
 def test_heads_that_do_not_divide_are_refused(heads):
-    with pytest.raises(ValueError, match=rf"attn1: `heads` must .* {heads} heads for 8 channels"):
+    with pytest.raises(
+        ValueError, match=rf"attn1: `heads` must divide the 8 channels, not be {heads}"
+    ):
         Attention(heads, name="attn1").build((1, 4, 8))
 
 
@@ -273,7 +277,7 @@ def test_variables_of_no_layer_have_no_tensor(path):
         pass
 
     Stranger.path = path
-    with pytest.raises(ValueError, match=f"must be a layer's weight or bias; got '{path}'"):
+    with pytest.raises(ValueError, match=f"must be a layer's weight or bias, not '{path}'"):
         tensor_name(Stranger)
 
 

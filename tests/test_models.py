@@ -123,7 +123,7 @@ def test_lists_and_dicts_are_taken(name):
     for order in (named, dict(reversed(named.items())), mixed, list(mixed.values())):
         for ours, wanted in zip(keras.tree.flatten(model(order)), expected, strict=True):
             np.testing.assert_array_equal(ours, wanted)
-    with pytest.raises(ValueError, match=f"{name}: `inputs` must have the keys .*; got extra"):
+    with pytest.raises(ValueError, match=f"{name}: `inputs` must have the keys .*, not extra"):
         model({"extra": inputs[0]})
     with pytest.raises(ValueError, match="must have the keys"):
         model({**named, "extra": inputs[0]})
@@ -186,7 +186,9 @@ def test_samples_of_moments():
     expected = [7.0, -3.0, 5.0 + 2 * np.exp(-15.0), 5.0 + 2 * np.exp(10.0)]
     np.testing.assert_allclose(sample.ravel(), expected, rtol=1e-6)
     assert sample.dtype == np.float32
-    with pytest.raises(ValueError, match=r"`noise` must have half .* \(4, 1, 1, 2\); got \(4, 1"):
+    with pytest.raises(
+        ValueError, match=r"`noise` must have half .* \(4, 1, 1, 2\), not shape \(4, 1"
+    ):
         sample_moments(moments.reshape(4, 1, 1, 2), np.zeros((4, 1, 1, 2)), config)
 
 
@@ -210,7 +212,7 @@ def test_timestep_embeddings_by_hand():
     expected = [np.sin(t), np.sin(t / 100), np.cos(t), np.cos(t / 100)]
     np.testing.assert_allclose(shifted, [expected], atol=1e-6)
     for width in (0, -2, 5):
-        with pytest.raises(ValueError, match=f"`width` must be even and positive; got {width}"):
+        with pytest.raises(ValueError, match=f"`width` must be even and positive, not {width}"):
             timestep_embedding([1.0], width)
 
 
@@ -273,7 +275,7 @@ def test_the_default_is_float32_whatever_the_global_policy():
 
 @pytest.mark.parametrize("dtype", ["int8", "float64", "half", 32])
 def test_other_dtypes_are_refused(dtype):
-    with pytest.raises(ValueError, match=rf"`dtype` must be one of float32, .*; got '?{dtype}"):
+    with pytest.raises(ValueError, match=rf"`dtype` must be one of float32, .*, not '?{dtype}"):
         Decoder(VAE, dtype=dtype)
 
 
@@ -303,9 +305,9 @@ def test_the_summary_shows_the_blocks(capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"norm_groups": 7}, "resnets.0.norm1: `groups` must divide .* 7 groups for 32"),
-        ({"channels": (32, 60)}, "`groups` must divide the channels; got 8 groups for 60"),
-        ({"heads": (3, 4)}, "attn1: `heads` must divide .* 3 heads for 32"),
+        ({"norm_groups": 7}, "resnets.0.norm1: `groups` must divide the 32 channels, not be 7"),
+        ({"channels": (32, 60)}, "`groups` must divide the 60 channels, not be 8"),
+        ({"heads": (3, 4)}, "attn1: `heads` must divide the 32 channels, not be 3"),
         ({"depth": (1,)}, "`depth` must have one entry for each of the 2 levels"),
         ({"layers_per_block": (1, 1, 1)}, "`layers_per_block` must have one entry"),
         ({"up_depth": ()}, "`up_depth` must have one entry"),
@@ -321,12 +323,12 @@ def test_impossible_unets_are_refused(change, message):
     ("kind", "config", "message"),
     [
         (ImageEncoder, replace(VAE, norm_groups=5), "`groups` must divide"),
-        (Decoder, replace(VAE, channels=(16, 36)), "got 8 groups for 36 channels"),
+        (Decoder, replace(VAE, channels=(16, 36)), "the 36 channels, not be 8"),
         (Decoder, replace(VAE, scaling_factor=0.0), "`scaling_factor` must not be 0"),
-        (TextEncoder, replace(TEXT, heads=5), "`heads` must divide .* 5 heads for 32"),
+        (TextEncoder, replace(TEXT, heads=5), "`heads` must divide the 32 channels, not be 5"),
         (TextEncoder, replace(TEXT, activation="relu"), "`activation` must be one of .*'relu'"),
-        (TextEncoder, replace(TEXT, output_layer=0), "`output_layer` must be from -3 to -1; got 0"),
-        (TextEncoder, replace(TEXT, output_layer=-4), "from -3 to -1; got -4"),
+        (TextEncoder, replace(TEXT, output_layer=0), "`output_layer` must be from -3 to -1, not 0"),
+        (TextEncoder, replace(TEXT, output_layer=-4), "from -3 to -1, not -4"),
     ],
 )
 def test_impossible_configs_are_refused(kind, config, message):

@@ -103,7 +103,8 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
     path = Path(path)
     if prediction_type not in (None, *PREDICTION_TYPES):
         raise ValueError(
-            f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {prediction_type!r}"
+            f"`prediction_type` must be one of {', '.join(PREDICTION_TYPES)}, "
+            f"not {prediction_type!r}"
         )
     if path.is_dir():
         if is_keras_folder(path):

@@ -185,7 +185,7 @@ def _order(model, config):
         yield _weights(["post_quant_conv"])
         yield from _half("decoder", config.autoencoder)
     else:
-        raise ValueError(f"model must be one of {', '.join(PARTS)}; got {model!r}")
+        raise ValueError(f"`model` must be one of {', '.join(PARTS)}, not {model!r}")
 
 
 def _half(half, config):

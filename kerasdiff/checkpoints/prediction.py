@@ -160,5 +160,5 @@ def _said_in_yaml(text, place):
 
 def _named(value, where):
     if not isinstance(value, str) or value not in NAMES:
-        raise CheckpointError(f"{where} must be one of {', '.join(NAMES)}; not {value!r:.80}")
+        raise CheckpointError(f"{where} must be one of {', '.join(NAMES)}, not {value!r:.80}")
     return NAMES[value]

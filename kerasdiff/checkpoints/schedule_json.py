@@ -122,7 +122,7 @@ def schedule_config(json):
     kind = json.get("_class_name") if isinstance(json, dict) else None
     if kind not in CLASSES:
         raise CheckpointError(
-            f"`_class_name` of scheduler must be one of {', '.join(CLASSES)}; not {kind!r:.80}"
+            f"`_class_name` of scheduler must be one of {', '.join(CLASSES)}, not {kind!r:.80}"
         )
     defaults = DEFAULTS.get(kind, PIXELS)
     fixed = {name: FIXED[name] for name in CLASSES[kind] if name in FIXED}

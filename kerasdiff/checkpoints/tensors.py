@@ -110,7 +110,7 @@ class Tensors(Mapping):
         None keeps each one's own. Raises CheckpointError when read, if a weight is not finite.
         """
         if dtype not in (None, *FLOATS):
-            raise ValueError(f"dtype must be one of {', '.join(FLOATS)}; got {dtype!r}")
+            raise ValueError(f"`dtype` must be one of {', '.join(FLOATS)}, not {dtype!r}")
         return self.with_entries(
             {
                 name: self._cast(name, entry, FLOATS.get(dtype, entry.dtype))

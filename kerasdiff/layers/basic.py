@@ -106,8 +106,7 @@ class GroupNorm(keras.layers.Layer):
         channels = x_shape[-1]
         if self.groups < 1 or channels % self.groups:
             raise ValueError(
-                f"{self.name}: `groups` must divide the channels; got {self.groups} groups for "
-                f"{channels} channels"
+                f"{self.name}: `groups` must divide the {channels} channels, not be {self.groups}"
             )
         self.gamma = self.add_weight((channels,), "ones", name="gamma")
         self.beta = self.add_weight((channels,), "zeros", name="beta")

@@ -20,7 +20,7 @@ def to_policy(dtype):
         dtype = keras.saving.deserialize_keras_object(dtype)
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None)
     if name not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}; got {dtype!r}")
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}")
     return keras.dtype_policies.DTypePolicy(name)
 
 
@@ -60,8 +60,8 @@ class Network(keras.Model):
         names = [tensor.name for tensor in self.inputs]
         if set(inputs) != set(names):
             raise ValueError(
-                f"{self.name}: `inputs` must have the keys {', '.join(names)}; "
-                f"got {', '.join(map(str, inputs))}"
+                f"{self.name}: `inputs` must have the keys {', '.join(names)}, "
+                f"not {', '.join(map(str, inputs))}"
             )
         ordered = [inputs[name] for name in names]
         return ordered if len(ordered) > 1 else ordered[0]

@@ -32,8 +32,7 @@ class Attention(Composite):
         channels = x_shape[-1]
         if self.heads < 1 or channels % self.heads:
             raise ValueError(
-                f"{self.name}: `heads` must divide the channels; got {self.heads} heads for "
-                f"{channels} channels"
+                f"{self.name}: `heads` must divide the {channels} channels, not be {self.heads}"
             )
         *leaves, last = self.LEAVES
         self.to_q, self.to_k, self.to_v = (

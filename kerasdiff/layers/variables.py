@@ -26,7 +26,7 @@ def tensor_name(variable):
     """
     *_, layer, leaf = ["", *variable.path.split("/")]
     if not layer or leaf not in _LEAVES:
-        raise ValueError(f"`variable` must be a layer's weight or bias; got {variable.path!r}")
+        raise ValueError(f"`variable` must be a layer's weight or bias, not {variable.path!r}")
     return f"{layer.removeprefix('text_model.')}.{_LEAVES[leaf]}"
 
 
