@@ -5,7 +5,7 @@ the picture.
 """
 
 from kerasdiff.demo.scenes import Boat, House
-from kerasdiff.demo.words import OPPOSITE, SHAPES, TIMES, TREES
+from kerasdiff.demo.words import BACKGROUNDS, COLOURS, OPPOSITE, SHAPES, SIZES, TIMES, TREES
 
 TIME_PHRASES = {
     "day": ("by day", "on a sunny day"),
@@ -45,8 +45,6 @@ def caption(scene, rng=None):
 
 def all_words():
     """Every word that captions can hold, in a fixed order."""
-    from kerasdiff.demo.words import BACKGROUNDS, COLOURS, SIZES
-
     phrases = [*OPENINGS, *BESIDE, *NEAR, *AFLOAT, *WATERS, "on a background", "house tree an"]
     phrases += [text for texts in TIME_PHRASES.values() for text in texts]
     phrases += [text for texts in RELATION_PHRASES.values() for text in texts]

@@ -74,8 +74,8 @@ def _house(canvas, light, colour, place, scale):
     )  # fmt: skip
     ground_shadow = canvas.ellipses((x + 0.03, ground, wide * 1.25, 0.022))
     canvas.shade(ground_shadow, 0.0, 0.0, 0.012, 0.4)
-    chimney = canvas.polygons(_box(x + wide * 0.5, eaves - roof * 0.86, 0.02 * scale, 0.055 * scale))
-    canvas.paint(chimney, np.float32((150, 92, 80)) * ambient)
+    flue = _box(x + wide * 0.5, eaves - roof * 0.86, 0.02 * scale, 0.055 * scale)
+    canvas.paint(canvas.polygons(flue), np.float32((150, 92, 80)) * ambient)
     canvas.paint(walls, canvas.lit(np.float32(COLOURS[colour]) * ambient, (x, ground - 0.1), 0.16))
     canvas.shade(walls * top, 0.0, 0.018, 0.006, 0.3)
     canvas.paint(top, canvas.lit(np.float32((92, 84, 98)) * ambient, (x, eaves - 0.07), 0.16, 0.2))
