@@ -87,6 +87,8 @@ class PictureSource:
 
 def checked_caption(text):
     """`text` without white space around it; ValueError if nothing is left or it is no text."""
+    if not isinstance(text, str):
+        raise ValueError(f"a caption must be a string, not {type(text).__name__}")
     if not text.strip():
         raise ValueError("the caption is empty")
     if len(text.encode()) > MAX_CAPTION:  # `encode` fails for surrogates, which JSON can hold
