@@ -74,6 +74,19 @@ def test_output_and_gradients_equal_the_plain_form(case, compile_as, masked):
     assert_agree(got, expected(arrays, mask, upstream), TOLERANCE["float32"])
 
 
+@pytest.mark.filterwarnings("error:You are using a softmax")
+@pytest.mark.parametrize("chunks", [(512, 4096), (8, 8)])
+def test_one_key_is_taken_whole_and_without_a_warning(chunks):
+    *arrays, _, upstream = problem(2, 40, 1, 2, 8, 8)
+    sizes = dict(zip(("query_chunk_size", "key_chunk_size"), chunks, strict=True))
+    found = run(arrays, None, upstream, **sizes)
+    assert_agree(found, expected(arrays, None, upstream), TOLERANCE["float32"])
+    assert (found[0] == np.broadcast_to(arrays[2], found[0].shape)).all()
+    arrays[0][0, 0, 0, 0] = np.nan
+    output = np.asarray(attention(*arrays, **sizes))
+    assert np.isnan(output[0, 0, 0]).all() and np.isfinite(output[1]).all()
+
+
 def test_the_cases_take_both_ways():
     ways = set()
     for (batch, queries, keys, heads, *_), query_chunk, key_chunk in CASES.values():

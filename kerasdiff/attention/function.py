@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kerasdiff.attention.pieces import MASKED, chunked, scaled, sum_dtype
+from kerasdiff.attention.pieces import MASKED, chunked, scaled, softmax, sum_dtype
 
 SHORT = 4
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
@@ -66,7 +66,7 @@ def _plain(query, key, value, scale, mask=None):
     scores = ops.cast(scores, sum_dtype(query))
     if mask is not None:
         scores = ops.where(mask, scores, MASKED)
-    output = ops.matmul(ops.cast(ops.softmax(scores), value.dtype), value)
+    output = ops.matmul(ops.cast(softmax(scores), value.dtype), value)
     if mask is not None:
         output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0)
     return ops.transpose(output, (0, 2, 1, 3))  # (B, Tq, H, Dv)

@@ -76,7 +76,7 @@ def _forward_rows(sizes, index, head, state):
         count = _count(ops.shape(head["key"])[0], sizes[1])
         found = _repeat(count, partial(_forward_piece, sizes), given, found)
     else:
-        probabilities = ops.softmax(_scores(given["query"], given["key"]))
+        probabilities = softmax(_scores(given["query"], given["key"]))
         found = {"output": _matmul(probabilities, given["value"])}
     return {name: _paste(array, found[name], rows) for name, array in state.items()}
 
@@ -85,7 +85,7 @@ def _forward_piece(sizes, index, given, state):
     columns = _span(index, ops.shape(given["key"])[0], sizes[1])
     given = _take_columns(columns, given)
     scores = _scores(given["query"], given["key"], given.get("mask"), columns.fresh)
-    probabilities = ops.softmax(scores)
+    probabilities = softmax(scores)
     log_sum = _log_sum(scores, probabilities)
     total = ops.logaddexp(state["log_sum"], log_sum)
     before = state["output"] * ops.exp(state["log_sum"] - total)
@@ -132,7 +132,7 @@ def _backward_piece(sizes, index, given, state):
     given = given | {name: _cut(given[name], rows) for name in along_rows if name in given}
     query, key, value = given["query"], given["key"], given["value"]
     scores = _scores(query, key, given.get("mask"), given.get("fresh"))
-    probabilities = ops.softmax(scores)
+    probabilities = softmax(scores)
     upstream = ops.cast(given["upstream"], scores.dtype)
     if "log_sum" in given:
         upstream *= _weight(_log_sum(scores, probabilities), given["log_sum"])
@@ -263,6 +263,11 @@ def _unravel(index, array):
 def _matmul(left, right):
     """A product in the dtype of the right side, handed on for sums in float32."""
     return ops.cast(ops.matmul(ops.cast(left, right.dtype), right), sum_dtype(right))
+
+
+def softmax(scores):
+    """Over the last axis. Of one score it is 1, of which Keras would warn; NaN stays NaN."""
+    return ops.softmax(scores) if scores.shape[-1] != 1 else ops.exp(scores - scores)
 
 
 def scaled(query, scale):
