@@ -176,11 +176,13 @@ def _save(pictures, targets, options, model, seed, strength):
             "Sampler": images.WEB_UI_SAMPLERS.get(sampler, sampler),
             "Schedule type": options.schedule and options.schedule.capitalize(),
             "CFG scale": options.guidance,
+            "CFG rescale": options.guidance_rescale or None,
             "Seed": seed + index,
             "Size": f"{picture.shape[1]}x{picture.shape[0]}",
             "Model": Path(options.model).stem,
             "Denoising strength": strength,
-            "Version": "kerasdiff",
+            "Eta DDIM" if sampler == "ddim" else "Eta": options.eta,
+            "Version": f"kerasdiff {kerasdiff.__version__}",
         }
         details = {name: value for name, value in details.items() if value is not None}
         text = images.parameters_text(options.prompt, options.negative, details)

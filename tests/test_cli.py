@@ -46,9 +46,21 @@ def test_a_prompt_in_a_png_out(run, tmp_path):
         assert image.size == (96, 64)
         assert image.text["parameters"] == (
             "a red house\nSteps: 2, Sampler: DDIM, CFG scale: 7.5, Seed: 5, Size: 96x64, "
-            "Model: demo, Version: kerasdiff"
+            f"Model: demo, Version: kerasdiff {kerasdiff.__version__}"
         )
     assert "out.png  seed 5" in said.out
+
+
+def test_what_else_changes_a_picture_is_kept_in_the_png(run, tmp_path):
+    for sampler, eta in (("ddim", "Eta DDIM: 0.3"), ("tcd", "Eta: 0.3")):
+        options = ("--steps", "2", "--seed", "5", "--sampler", sampler, "--eta", "0.3")
+        assert run("a house", *options, "--guidance-rescale", "0.7")[0] == 0
+        with Image.open(tmp_path / "out.png") as image:
+            assert image.text["parameters"] == (
+                f"a house\nSteps: 2, Sampler: {sampler.upper()}, CFG scale: 7.5, CFG rescale: 0.7, "
+                f"Seed: 5, Size: 64x64, Model: demo, {eta}, Version: kerasdiff "
+                f"{kerasdiff.__version__}"
+            )
 
 
 def test_a_batch_is_numbered_and_seeded(run, tmp_path):
