@@ -88,7 +88,7 @@ BAD = {
     "no steps": (["--steps", "0"], "num_steps"),
     "absurd steps": (["--steps", "100000"], "num_steps"),
     "an unknown sampler": (["--sampler", "magic"], "magic"),
-    "an unknown schedule": (["--schedule", "magic"], "magic"),
+    "an unknown schedule": (["--schedule", "magic"], "`schedule` must be one of leading"),
     "a negative seed": (["--seed", "-1"], "`seed` must be"),
     "no pictures": (["--batch", "0"], "--batch must be from 1"),
     "absurdly many pictures": (["--batch", "100000000"], "--batch must be from 1"),
