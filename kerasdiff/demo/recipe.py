@@ -6,12 +6,16 @@ Every stage can be killed and started again; it goes on where its last state was
 """
 
 import argparse
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from kerasdiff.checkpoints.load import state
+from kerasdiff.checkpoints.save import save_folder
+from kerasdiff.checkpoints.tensors import Tensors
 from kerasdiff.configs import (
     AutoencoderConfig,
     DiffusionModelConfig,
@@ -27,6 +31,7 @@ from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.text_encoder import TextEncoder
 from kerasdiff.training.autoencoder import AutoencoderTrainer
+from kerasdiff.training.averages import averaged
 from kerasdiff.training.batches import AutoencoderDraw, Batches, DiffusionDraw
 from kerasdiff.training.cached import Moments, cache_moments, latent_deviation
 from kerasdiff.training.checkpoints import SaveState, resume
@@ -40,12 +45,11 @@ AUTOENCODER = AutoencoderConfig(
     channels=(16, 32, 64, 128), layers_per_block=1, norm_groups=4, scaling_factor=1.0
 )
 CONFIG = StableDiffusionConfig(
-    "demo",
+    "sd1",
     (
         TextEncoderConfig(
             vocab_size=TOKENIZER.vocab_size, max_length=TOKENIZER.max_length, width=128, depth=3,
-            heads=4, mlp_width=512, pad_token_id=TOKENIZER.pad_token_id,
-            end_token_id=TOKENIZER.end_of_text,
+            heads=4, mlp_width=512,
         ),
     ),
     AUTOENCODER,
@@ -63,11 +67,12 @@ CONFIG = StableDiffusionConfig(
 FIRST_LOG_VARIANCE = -5.0  # so that the decoder sees something from the start
 AUTOENCODER_PICTURES = 6000
 # pixels pooled, batch size, last step, steps of warm-up
-AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20))
+AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20), (1, 8, 3400, 20))
 
-PICTURES = 30_000
 BATCH = 48
-STEPS, DECAY = 8000, 2000  # the rate comes down in the last ones
+# pictures, last step: the first steps need no more, and start sooner
+DIFFUSION_PHASES = ((8_000, 1000), (30_000, 9000))
+DECAY = 2000  # the rate comes down in the last steps
 
 
 def muon(rate, **options):
@@ -101,11 +106,14 @@ def train_autoencoder(folder):
 
 
 def encode_pictures(folder, encoder, count):
-    """The moments of pictures for the UNet, and the config with the scale of their latents."""
-    source = DemoScenes(count, SIZE, seed=2)
-    moments = Moments(cache_moments(source, encoder, folder / "moments"))
+    """The moments of pictures for the UNet."""
+    return Moments(cache_moments(DemoScenes(count, SIZE, seed=2), encoder, folder / "moments"))
+
+
+def with_scale(moments):
+    """The config with the scale of latents, so that they spread by 1."""
     scale = 1.0 / latent_deviation(moments.moments[:2000])
-    return moments, replace(CONFIG, autoencoder=replace(AUTOENCODER, scaling_factor=scale))
+    return replace(CONFIG, autoencoder=replace(AUTOENCODER, scaling_factor=scale))
 
 
 def diffusion_trainer(config):
@@ -113,20 +121,40 @@ def diffusion_trainer(config):
     keras.utils.set_random_seed(0)
     network, text = DiffusionModel(config.diffusion_model), TextEncoder(config.text_encoders[0])
     trainer = DiffusionTrainer(config, network, text)
-    rate = Rate(0.01, 100, STEPS - DECAY - 100, DECAY, 0.01)
+    rate = Rate(0.01, 100, DIFFUSION_PHASES[-1][1] - DECAY - 100, DECAY, 0.01)
     optimizer = muon(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     return trainer
 
 
-def train_diffusion(folder, config, moments):
-    """The UNet and the text encoder together."""
+def train_diffusion(folder, encoder):
+    """The UNet and the text encoder together, on cached moments."""
+    config = with_scale(encode_pictures(folder, encoder, DIFFUSION_PHASES[0][0]))
     trainer, states = diffusion_trainer(config), folder / "diffusion"
-    start = resume(trainer, states)
-    draw = DiffusionDraw([TOKENIZER], config, moments=True)
-    fit(trainer, Batches(moments, BATCH, draw, 2, start), STEPS - start,
-        SaveState(states, 250, start))  # fmt: skip
-    return trainer
+    step = resume(trainer, states)
+    for count, end in DIFFUSION_PHASES:
+        if step >= end:
+            continue
+        moments = encode_pictures(folder, encoder, count)
+        draw = DiffusionDraw([TOKENIZER], config, moments=True)
+        fit(trainer, Batches(moments, BATCH, draw, 2, step), end - step,
+            SaveState(states, 250, step))  # fmt: skip
+        step = end
+    return config, trainer
+
+
+def write(folder, config, encoder, decoder, trainer):
+    """The averaged weights as a diffusers folder of float16."""
+    vae = state(encoder).entries | state(decoder).entries
+    with averaged(trainer), tempfile.TemporaryDirectory() as temporary:
+        TOKENIZER.save(Path(temporary) / "tokenizer")
+        parts = {
+            "text_encoder": state(trainer.text_encoder),
+            "unet": state(trainer.diffusion_model),
+            "vae": Tensors("vae", vae),
+        }
+        folders = {"tokenizer": Path(temporary) / "tokenizer"}
+        save_folder(folder, config, parts, "float16", folders)
 
 
 def fit(trainer, batches, steps, *callbacks):
@@ -143,9 +171,9 @@ def main():
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    encoder, _ = train_autoencoder(folder)
-    moments, config = encode_pictures(folder, encoder, PICTURES)
-    train_diffusion(folder, config, moments)
+    encoder, decoder = train_autoencoder(folder)
+    config, trainer = train_diffusion(folder, encoder)
+    write(folder / "demo", config, encoder, decoder, trainer)
 
 
 if __name__ == "__main__":
