@@ -77,6 +77,37 @@ def device():
     return "cpu"
 
 
+def training_function(trainer):
+    """A compiled training step for Keras' `fit`, traced once for each size of batch.
+
+    Args:
+        trainer: a compiled `keras.Model`.
+
+    Returns:
+        A function of an iterator over batches that takes a step; None where Keras' own will do
+        (on JAX, whose steps always know their sizes) or must (on several devices).
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    if trainer.run_eagerly or trainer.distribute_strategy.num_replicas_in_sync > 1:
+        return None
+    import tensorflow as tf
+
+    step = tf.function(trainer.train_step, jit_compile=trainer.jit_compile, autograph=False)
+    step._omit_frequent_tracing_warning = True  # one trace for each size is meant
+    # Taken from the iterator outside of the graph, a batch knows its size.
+    return lambda iterator: step(next(iterator))
+
+
+def join_processes(coordinator, processes, index):
+    """Lets JAX see the devices of all processes; see `training.distribute`."""
+    import jax
+
+    # Between processors the collectives are Gloo's; accelerators bring their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    keras.distribution.initialize(coordinator, processes, index)
+
+
 def _compile_with_tensorflow(program):
     import tensorflow as tf
 

@@ -8,9 +8,10 @@ import keras
 from keras import ops
 
 from kerasdiff.image_encoder import LOG_VARIANCE
+from kerasdiff.training.trainer import Trainer
 
 
-class AutoencoderTrainer(keras.Model):
+class AutoencoderTrainer(Trainer):
     """Trains an image encoder and a decoder together with `compile` and `fit`.
 
     A batch is a dict: `pictures` (B, H, W, 3), uint8 or floats in [-1, 1], and `noise`

@@ -4,7 +4,6 @@ As `autoencoder`: a Keras model of one input, a batch, that holds all random num
 gives the losses.
 """
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -12,9 +11,10 @@ from kerasdiff.diffusion_model import timestep_embedding
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.noise_scheduler import NoiseScheduler
 from kerasdiff.training.autoencoder import to_floats
+from kerasdiff.training.trainer import Trainer
 
 
-class DiffusionTrainer(keras.Model):
+class DiffusionTrainer(Trainer):
     """Trains F to predict noise or velocity, with `compile` and `fit`.
 
     A batch, such as `DiffusionDraw` makes, is a dict: `pictures` (B, H, W, 3), or instead
