@@ -7,11 +7,13 @@ from contextlib import contextmanager
 def averaged(trainer):
     """Within this context, the trained variables hold their averages.
 
+    Callbacks on the JAX backend need `trainer.jax_state_sync()` before.
+
     Args:
         trainer: compiled with an optimizer that has `use_ema=True`; with another one nothing
             changes.
     """
-    optimizer = trainer.optimizer
+    optimizer = getattr(trainer.optimizer, "inner_optimizer", trainer.optimizer)  # of loss scaling
     if not optimizer.use_ema:
         yield
         return

@@ -21,8 +21,12 @@ def save_state(trainer, path):
 
     Raises:
         CheckpointError: if the file cannot be written (a full disk); what was there stays.
+        FloatingPointError: if a variable is not finite: such a state is of no use.
     """
     tensors = {name: np.asarray(variable.value) for name, variable in _variables(trainer).items()}
+    for name, array in tensors.items():
+        if not np.all(np.isfinite(array)):
+            raise FloatingPointError(f"{path}: is not written: {name} holds NaN or infinity")
     write_safetensors(path, Tensors.of(tensors, source="state of training"), {"format": "pt"})
 
 
@@ -100,7 +104,8 @@ class SaveState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # Not at the end of training, when Keras has put averages in the weights' place.
-        self.save()
+        if self.step % self.every:
+            self.save()
 
     def save(self):
         """Writes the state of this step and removes older ones than `keep`."""
@@ -114,7 +119,8 @@ class SaveState(keras.callbacks.Callback):
 def _variables(trainer):
     """Every variable that a run changes, by a name that says whose it is."""
     optimizer = trainer.optimizer
-    optimizer.build(trainer.trainable_variables)
+    if not optimizer.built:
+        optimizer.build(trainer.trainable_variables)
     metrics = {id(variable) for metric in trainer.metrics for variable in metric.variables}
     own = [variable for variable in trainer.variables if id(variable) not in metrics]
     return {
