@@ -119,7 +119,7 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
     else:
         checkpoint = _open_file(path, vae, prediction_type)
     if vae is not None:
-        checkpoint = _with_vae(checkpoint, Path(vae), variant)
+        checkpoint = with_vae(checkpoint, Path(vae), variant)
     return checkpoint
 
 
@@ -166,8 +166,8 @@ def _sidecar(path):
     return None
 
 
-def _with_vae(checkpoint, path, variant):
-    """The checkpoint with the autoencoder of another file or folder."""
+def with_vae(checkpoint, path, variant=None):
+    """The checkpoint with the autoencoder of another file or folder, a path."""
     config = checkpoint.config
     if path.is_dir():
         autoencoder, tensors, _ = open_autoencoder_folder(path, variant)

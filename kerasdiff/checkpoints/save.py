@@ -6,6 +6,7 @@ Tensors pass through one at a time, so that a conversion needs the memory of the
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
@@ -76,13 +77,33 @@ def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
         tokenizer_folders: dict of "tokenizer" and "tokenizer_2" to folders that are copied; where
             one is not given, CLIP's own vocabulary is written, if it is the text encoder's.
     """
+    with _whole_folder(path) as beside:
+        _fill(beside, config, parts, dtype, tokenizer_folders or {})
+
+
+def save_autoencoder(path, config, parts, dtype=None):
+    """Write a folder of an autoencoder alone, as diffusers' `AutoencoderKL` has it.
+
+    Args:
+        path: the folder; made, or filled if it exists and is empty.
+        config, parts, dtype: as for `save_file`; only "vae" is needed of the parts.
+    """
+    with _whole_folder(path) as beside:
+        _write_json(beside / CONFIGS["vae"], to_json(config)["vae"])
+        tensors = _part(parts, "vae", dtype)
+        write_safetensors(beside / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
+
+
+@contextmanager
+def _whole_folder(path):
+    """A folder that appears at `path` complete, or, after any error, not at all."""
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists and is not an empty folder")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True)
-        _fill(beside, config, parts, dtype, tokenizer_folders or {})
+        yield beside
         if path.exists():
             path.rmdir()
         beside.rename(path)

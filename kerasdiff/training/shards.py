@@ -54,18 +54,19 @@ class Shards(PictureSource):
     def __init__(self, path, size=None, buckets=None, max_upscale=2.0):
         self.choices = size_choices(size, buckets)
         self.paths = _shard_files(path)
-        names, sizes, skipped, self.places = [], [], {}, []
+        names, sizes, skipped, self.places, self.captions = [], [], {}, [], []
         for shard, file in enumerate(self.paths):
             for number, (offset, data) in enumerate(scan_records(file)):
                 name = f"{file}, record {number}"
                 try:
-                    encoded, _, stored = _features(data)
+                    encoded, caption, stored = _features(data)
                     stored = stored or upright_size(io.BytesIO(encoded))
                     sizes.append(item_size(stored, self.choices, max_upscale))
                 except ValueError as error:
                     skipped[name] = str(error)
                 else:
                     names.append(name)
+                    self.captions.append(caption)
                     self.places.append((shard, offset))
         if not names:
             why = f": {summary(skipped)}" if skipped else ""
