@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import kerasdiff
+from kerasdiff.training.command import add_train
 
 EPILOG = """\
 examples:
@@ -28,7 +29,7 @@ SHOWN = 10  # skipped names that `info` lists
 # By name: the frameworks that raise them are not imported here.
 OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError", "XlaRuntimeError", "JaxRuntimeError"}
 
-COMMANDS = ("generate", "info", "convert", "demo")
+COMMANDS = ("generate", "info", "convert", "demo", "train")
 
 
 def main(arguments=None):
@@ -39,7 +40,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments or ["--help"])
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"kerasdiff: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
@@ -252,6 +253,7 @@ def _parser():
     add = commands.add_parser("demo", help="write a small untrained checkpoint, for trying things")
     add.set_defaults(run=demo)
     add.add_argument("path", help="folder to write")
+    add_train(commands, _import_quietly)
     return parser
 
 

@@ -13,9 +13,10 @@ FLOORS = {
     3: "samplers denoiser conditioning checkpoints start",
     4: "sampling",
     5: "compiled_models",
-    6: "stable_diffusion training",
-    7: "export demo",
-    8: "cli web",
+    6: "stable_diffusion",
+    7: "training",
+    8: "export demo",
+    9: "cli web",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 FREE = {"configs", "block_plan"}  # descriptions: whoever needs them may import them

@@ -1,0 +1,154 @@
+"""What one sees of a run: a line of progress, a log, and pictures of the averaged weights."""
+
+import json
+import math
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from kerasdiff import images
+from kerasdiff.training.averages import averaged
+
+
+class Log:
+    """A file of JSON lines, one a call: {"step": 100, "loss": 0.1, "rate": 1e-05}.
+
+    Args:
+        path: of the file; lines are appended, so that after a kill some steps may appear twice.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __call__(self, step, **numbers):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Does something every so many steps, and after the last one.
+
+    Args:
+        every: steps between two calls of `act`.
+        start: number of steps that were done before `fit`.
+        batches: batches a step.
+    """
+
+    def __init__(self, every, start=0, batches=1):
+        super().__init__()
+        self.every, self.step, self.batches = every, start, batches
+        self._batch = 0
+
+    def act(self, logs):
+        """What is done after step `self.step`; variables may be read and assigned."""
+        raise NotImplementedError
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._batch += 1
+        if self._batch % self.batches:
+            return
+        self.step += 1
+        if self.step % self.every == 0:
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()  # while training, variables are elsewhere
+            self.act(logs or {})
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.step % self.every:
+            self.act(logs or {})
+
+
+class Progress(StepCallback):
+    """One line: how far, how fast, how long still, loss and rate.
+
+    The loss is the mean since the line last changed, not since the beginning.
+
+    Args:
+        steps: of the whole run.
+        rate: function of a number of batches that gives the learning rate.
+        log: function of step, loss and rate, such as a `Log`; or None.
+        shown: False only logs.
+        every, start, batches: see `StepCallback`.
+    """
+
+    def __init__(self, steps, rate, log=None, shown=True, every=10, start=0, batches=1):
+        super().__init__(every, start, batches)
+        self.rate, self.log = rate, log
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=steps, initial=start, unit="step", disable=not shown, dynamic_ncols=terminal,
+            mininterval=0.5 if terminal else 30.0, smoothing=0.05,
+        )  # fmt: skip
+
+    def act(self, logs):
+        loss = float(logs["loss"])
+        rate = float(self.rate(max(self.step * self.batches - 1, 0)))
+        self.bar.set_postfix_str(f"loss {loss:.4g}, rate {rate:.2e}", refresh=False)
+        self.bar.update(self.step - self.bar.n)
+        self.model.reset_metrics()  # Keras' mean runs from the beginning of the epoch
+        if self.log is not None:
+            self.log(self.step, loss=loss, rate=rate)
+
+    def on_train_end(self, logs=None):
+        self.close()
+
+    def close(self):
+        """Ends the line."""
+        self.bar.close()
+
+
+class SampleGrid(StepCallback):
+    """Pictures of a few prompts with the averaged weights, as `step-00001000.png`.
+
+    A decoder that gives no finite picture is a warning, not the end of the run.
+
+    Args:
+        pipeline: a `StableDiffusion` whose `diffusion_model` and `text_encoder` are those that
+            train.
+        prompts: one picture each.
+        folder: for the files; made if missing.
+        score: function of pictures (B, H, W, 3) uint8, in the order of the prompts, that gives a
+            dict of numbers, which are logged; or None.
+        log: function of step and numbers by name, such as a `Log`; or None.
+        every, start, batches: see `StepCallback`.
+        **options: of `text_to_image`, such as `num_steps` and `seed`.
+    """
+
+    def __init__(
+        self, pipeline, prompts, folder, every=1000, start=0, batches=1, score=None, log=None,
+        **options,
+    ):  # fmt: skip
+        super().__init__(every, start, batches)
+        if not prompts:
+            raise ValueError("`prompts` is empty: there is nothing to draw")
+        self.pipeline, self.prompts, self.folder = pipeline, list(prompts), Path(folder)
+        self.score, self.log, self.options = score, log, options
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def act(self, logs):
+        try:
+            with averaged(self.model):
+                pictures = self.pipeline.text_to_image(self.prompts, progress=False, **self.options)
+        except ValueError as error:
+            warnings.warn(f"no samples after step {self.step}: {error}", stacklevel=2)
+            return
+        images.save_png(self.folder / f"step-{self.step:08d}.png", make_grid(pictures))
+        if self.score is not None and self.log is not None:
+            self.log(self.step, **{name: float(n) for name, n in self.score(pictures).items()})
+
+
+def make_grid(pictures, gap=4):
+    """Pictures (B, H, W, 3) uint8 as one, row by row, about as wide as high, on white."""
+    count, height, width, channels = pictures.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    grid = np.full(shape, 255, "uint8")
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        grid[y : y + height, x : x + width] = picture
+    return grid

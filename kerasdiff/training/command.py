@@ -1,0 +1,71 @@
+"""`kerasdiff train config.toml`."""
+
+import argparse
+
+from kerasdiff.training.settings import read_settings
+
+EXAMPLE = """\
+example:
+  kind = "diffusion"              # or "autoencoder"
+  model = "sd-v1-5"               # preset, file or folder; or an architecture, such as "sd1"
+  output = "my-model"             # a folder for diffusers, or a .safetensors file
+  train = ["unet.*attn2"]         # patterns of names; "unet" is all of it
+  steps = 2000
+  batch_size = 4
+  dtype = "mixed_bfloat16"
+  remat = true                    # less memory, more time
+
+  [data]
+  folder = "pictures"             # oak.png with oak.txt beside it, or metadata.jsonl
+  size = 512
+  buckets = true                  # keep aspect ratios
+  caption_dropout = 0.1
+
+  [optimizer]
+  name = "adamw"
+  rate = 1e-5
+  warmup = 100
+  schedule = "cosine"
+  ema = 0.999
+  accumulate = 2
+
+  [samples]
+  prompts = ["an oak in the snow", "an oak at dawn"]
+  every = 500
+
+recipe = "sd1" starts from the published recipe of Stable Diffusion 1.x; other keys go before it.
+A run that was cut goes on by the same command: its state is in my-model-training. All keys:
+kerasdiff/training/settings.py and sections.py.
+"""
+
+
+def add_train(commands, import_quietly):
+    """Adds the command to a parser's sub-commands.
+
+    Args:
+        commands: what `add_subparsers` gives.
+        import_quietly: function that imports the framework.
+    """
+    add = commands.add_parser(
+        "train",
+        help="train or fine-tune as a TOML file says",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("config", help="TOML file")
+    add.add_argument("--steps", type=int, help="instead of the file's")
+    add.add_argument("--dry-run", action="store_true", help="check all, train nothing")
+    add.set_defaults(run=lambda options: train(options, import_quietly))
+
+
+def train(options, import_quietly):
+    """Runs the command."""
+    settings = read_settings(options.config, steps=options.steps)
+    import_quietly()
+    from kerasdiff.training import run
+
+    plan = run.prepare(settings)
+    print("\n".join(plan.describe()))
+    if not options.dry_run:
+        run.train(plan)
+        print(settings.output)

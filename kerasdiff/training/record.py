@@ -1,0 +1,66 @@
+"""A run's settings beside its state, so that a run goes on as it began or says what differs."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from kerasdiff.checkpoints.safetensor_files import whole_file
+
+FREE = (
+    "output", "output_dtype", "checkpoints.", "samples.", "jit_compile", "remat", "data.folder",
+    "data.shards", "data.workers",
+)  # fmt: skip
+"""Settings that change no number of a step. The data counts by what it is, not where."""
+
+
+def check_record(folder, settings, source):
+    """Writes down what a run is about, or compares with what was written.
+
+    Args:
+        folder: of the run; made if missing.
+        settings: a `settings.Settings`.
+        source: of pictures and captions.
+
+    Raises:
+        ValueError: if the folder is of a run with other settings or pictures: names each
+            difference.
+    """
+    path = Path(folder) / "settings.json"
+    new = _record(settings, source)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(json.dumps(new, indent=2).encode())
+        return
+    try:
+        old = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged: {error}") from error
+    ignored = FREE if settings.optimizer.schedule == "cosine" else (*FREE, "steps")
+    differences = [
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(ignored)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder}: holds a run with other settings: {'; '.join(differences)}. Go on with "
+            "those, or take another folder (`checkpoints.folder`)"
+        )
+
+
+def _record(settings, source):
+    digest = hashlib.sha256()
+    for size, caption in zip(source.sizes, source.captions, strict=True):
+        digest.update(json.dumps([*map(int, size), caption]).encode())
+    pictures = {"count": len(source), "sizes and captions": digest.hexdigest()[:16]}
+    return dict(_flat(json.loads(json.dumps(asdict(settings) | {"pictures": pictures}))))
+
+
+def _flat(table, prefix=""):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
