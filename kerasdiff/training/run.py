@@ -172,7 +172,8 @@ def make_optimizer(settings):
         "ema_momentum": given.ema ** (1.0 / given.accumulate),
         "name": "optimizer",  # one that does not depend on what was made before
     }
-    kind = type(keras.optimizers.get(given.name))
+    kinds = {name.lower(): kind for name, kind in vars(keras.optimizers).items()}
+    kind = kinds.get(given.name)
     if given.name == "muon":
         kind = Muon
         options |= {
