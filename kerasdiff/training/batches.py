@@ -16,17 +16,25 @@ class Batches(keras.utils.PyDataset):
     Args:
         source: a sequence of (picture, caption) with `sizes`, such as `PictureFolder`.
         batch_size: pictures a step.
-        draw: function of a list of items and a `numpy.random.Generator` that makes the batch, such
-            as `AutoencoderDraw` or `DiffusionDraw`.
+        draw: function of an item, a `numpy.random.Generator` and (row, B) that makes a row of the
+            batch, such as `AutoencoderDraw` or `DiffusionDraw`. Pictures come in random order, so
+            that the number of the row may stand for a stratum.
         seed: of the order of pictures and of all that is drawn.
         start: number of the first step, to go on where a run was cut.
+        part: (i, n) takes the i-th of n equal parts of each batch's rows: what process i of n
+            feeds. The rows are those of the whole batch, noise included.
         **options: of `keras.utils.PyDataset`, such as `workers`.
     """
 
-    def __init__(self, source, batch_size, draw, seed=0, start=0, **options):
+    def __init__(self, source, batch_size, draw, seed=0, start=0, part=(0, 1), **options):
         super().__init__(**options)
-        if not 1 <= batch_size:
-            raise ValueError(f"`batch_size` must be at least 1, not {batch_size}")
+        if batch_size < 1 or batch_size % part[1]:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the number of processes, {part[1]}, "
+                f"not {batch_size}"
+            )
+        size = batch_size // part[1]
+        self.rows = slice(part[0] * size, (part[0] + 1) * size)
         self.source, self.batch_size, self.draw = source, batch_size, draw
         self.seed, self.start = seed, start
         self._epochs = {}
@@ -40,8 +48,15 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         step = self.start + index
         indices = self.indices(step)
-        rng = np.random.default_rng([self.seed, 1, step])
-        return (self.draw([self.source[i] for i in indices], rng),)
+        drawn = [
+            self.draw(
+                self.source[indices[row]],
+                np.random.default_rng([self.seed, 1, step, row]),
+                (row, self.batch_size),
+            )
+            for row in range(self.batch_size)[self.rows]
+        ]
+        return ({name: np.stack([row[name] for row in drawn]) for name in drawn[0]},)
 
     def indices(self, step):
         """Which pictures step number `step` takes."""
@@ -57,7 +72,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class AutoencoderDraw:
-    """Batches for `AutoencoderTrainer`: pictures and the noise of the posterior.
+    """Rows for `AutoencoderTrainer`: a picture and the noise of the posterior.
 
     Args:
         config: the `AutoencoderConfig`.
@@ -67,18 +82,19 @@ class AutoencoderDraw:
     def __init__(self, config, pool=1):
         self.config, self.pool = config, pool
 
-    def __call__(self, items, rng):
-        pictures = np.stack([picture for picture, _ in items])
+    def __call__(self, item, rng, stratum):
+        picture, _ = item
         if self.pool > 1:
-            count, height, width, channels = pictures.shape
-            shape = (count, height // self.pool, self.pool, width // self.pool, self.pool, channels)
-            # (B, H, W, C) -> (B, H / p, p, W / p, p, C) -> (B, H / p, W / p, C)
-            pictures = pictures.reshape(shape).mean((2, 4), dtype="float32") / 127.5 - 1.0
-        return {"pictures": pictures, "noise": latent_noise(pictures.shape, self.config, rng)}
+            height, width, channels = picture.shape
+            shape = (height // self.pool, self.pool, width // self.pool, self.pool, channels)
+            # (H, W, C) -> (H / p, p, W / p, p, C) -> (H / p, W / p, C)
+            picture = picture.reshape(shape).mean((1, 3), dtype="float32") / 127.5 - 1.0
+        shape = latent_shape(picture.shape, self.config)
+        return {"pictures": picture, "noise": rng.standard_normal(shape, "float32")}
 
 
 class DiffusionDraw:
-    """Batches for `DiffusionTrainer`: latents or pictures, tokens, noise and timesteps.
+    """Rows for `DiffusionTrainer`: a picture or its moments, tokens, noise and timestep.
 
     Args:
         tokenizers: the `SimpleTokenizer` of each text encoder, in a list.
@@ -89,6 +105,9 @@ class DiffusionDraw:
         stratified: timesteps are spread evenly over a batch, one in each of B equal parts, instead
             of independently: the same expectation with less variance.
         moments: whether the source holds moments of latents (see `cache_moments`), not pictures.
+
+    Raises:
+        ValueError: if `caption_dropout` is no share.
     """
 
     def __init__(
@@ -101,45 +120,33 @@ class DiffusionDraw:
         self.caption_dropout, self.offset_noise = caption_dropout, offset_noise
         self.stratified, self.moments = stratified, moments
 
-    def __call__(self, items, rng):
-        count = len(items)
-        stack = np.stack([item for item, _ in items])
-        captions = [
-            "" if dropped else caption
-            for dropped, (_, caption) in zip(
-                rng.random(count) < self.caption_dropout, items, strict=True
-            )
-        ]
+    def __call__(self, item, rng, stratum):
+        array, caption = item
         if self.moments:
-            shape = (*stack.shape[:-1], self.config.autoencoder.latent_channels)
+            shape = (*array.shape[:-1], array.shape[-1] // 2)
         else:
-            shape = latent_shape(stack.shape, self.config.autoencoder)
-        steps = self.config.schedule.num_train_timesteps
-        places = rng.random(count)
+            shape = latent_shape(array.shape, self.config.autoencoder)
+        if rng.random() < self.caption_dropout:
+            caption = ""
+        place, (row, count) = rng.random(), stratum
         if self.stratified:
-            places = rng.permutation((np.arange(count) + places) / count)
+            place = (row + place) / count
         noise = rng.standard_normal(shape, "float32")
         if self.offset_noise:
-            offset = rng.standard_normal((count, 1, 1, shape[-1]), "float32")
+            offset = rng.standard_normal(shape[-1:], "float32")
             noise += np.float32(self.offset_noise) * offset
-        batch = {
-            "moments" if self.moments else "pictures": stack,
+        drawn = {
+            "moments" if self.moments else "pictures": array,
             "posterior_noise": rng.standard_normal(shape, "float32"),
             "noise": noise,
-            "timesteps": np.int32(places * steps),
+            "timesteps": np.int32(place * self.config.schedule.num_train_timesteps),
         }
         for i, tokenizer in enumerate(self.tokenizers):
-            rows = [tokenizer.pack(caption) for caption in captions]
-            batch[f"tokens_{i + 1}" if i else "tokens"] = np.stack(rows).astype("int32")
-        return batch
+            drawn[f"tokens_{i + 1}" if i else "tokens"] = tokenizer.pack(caption)
+        return drawn
 
 
-def latent_shape(pictures_shape, config):
-    """(B, H, W, 3) to (B, H / f, W / f, C)."""
-    count, height, width = pictures_shape[:3]
-    return (count, height // config.factor, width // config.factor, config.latent_channels)
-
-
-def latent_noise(pictures_shape, config, rng):
-    """Standard normal noise of the shape of pictures' latents, float32."""
-    return rng.standard_normal(latent_shape(pictures_shape, config), "float32")
+def latent_shape(picture_shape, config):
+    """(H, W, 3) to (H / f, W / f, C)."""
+    height, width = picture_shape[:2]
+    return (height // config.factor, width // config.factor, config.latent_channels)

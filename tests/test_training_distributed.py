@@ -1,0 +1,73 @@
+"""Several devices and several processes train as one process does with the same batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kerasdiff.training.distribute import distribute
+
+PROGRAM = Path(__file__).with_name("distributed_run.py")
+
+
+def start(output, processes=1, index=0, port=0, devices=1):
+    """A process of the training, on so many logical devices."""
+    environment = os.environ | {
+        "KERAS_BACKEND": "jax",
+        "CUDA_VISIBLE_DEVICES": "",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, PROGRAM, output, processes, index, port]
+    return subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process, output):
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said.decode()[-3000:]
+    return np.load(output)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone") / "run.npz"
+    return finish(start(output), output)
+
+
+def assert_same(run, alone):
+    np.testing.assert_allclose(run["losses"], alone["losses"], rtol=2e-6)
+    # Adam divides by gradients' sizes: where they are next to nothing, sums in another order show.
+    change = np.abs(run["weights"] - alone["weights"])
+    assert change.max() < 1e-4 and change.mean() < 1e-6
+
+
+def test_two_devices_train_as_one_does(alone, tmp_path):
+    output = tmp_path / "run.npz"
+    run = finish(start(output, devices=2), output)
+    assert run["devices"] == 2
+    assert_same(run, alone)
+
+
+def test_two_processes_train_as_one_does(alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outputs = [tmp_path / f"{i}.npz" for i in range(2)]
+    processes = [start(outputs[i], 2, i, port) for i in range(2)]
+    runs = [finish(*each) for each in zip(processes, outputs, strict=True)]
+    for run in runs:
+        assert run["devices"] == 2
+        assert_same(run, alone)
+    np.testing.assert_array_equal(runs[0]["weights"], runs[1]["weights"])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="refused on other backends")
+def test_another_backend_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"):
+        distribute()
