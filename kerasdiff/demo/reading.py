@@ -25,18 +25,18 @@ from kerasdiff.demo.words import BACKGROUNDS, COLOURS, TIMES
 
 FINE = 128  # pixels a side of the pictures in which shapes are read
 
-# Surroundings. In painted pictures, blurred or not, at most 0.55 of the margin is strange to its
-# own surroundings and at least 0.8 to all others; noise is strange to 0.94.
+# Surroundings. At most 0.44 of the margin of painted pictures, blurred and noisy or not, is strange
+# to their own surroundings, in one half 0.69; to any others at least 0.28 more. Of noise, 0.9.
 STRANGE = 40.0  # a colour this far from the expected one is entirely another
 MARGIN = 0.14  # of the picture to each side, where few things stand
-MOST_STRANGE = 0.62  # share of the margin
+MOST_STRANGE = 0.6  # share of the margin
 MOST_STRANGE_HALF = 0.8  # share of the margin's left or right half
 
 # Shapes.
 NEAR = 45.0  # a pixel this close to a colour has it
-LEAST_INSIDE = 0.003  # of the picture; soft edges make no area that is further from its edges
-LEAST_AREA = 0.008  # of the picture; the smallest shape that is painted covers 0.028
-LEAST_OVERLAP = 0.85  # with an outline; circle and square, the most alike of them, share 0.84
+LEAST_INSIDE = 0.003  # of the picture, further than 1/64 from the edges; painted shapes have 0.012
+SOFTNESS = 0.07  # of outlines, for a shape of area 1: what an autoencoder leaves of sharp corners
+LEAST_OVERLAP = 0.82  # with an outline; painted shapes have 0.89
 SIZE_LIMIT = 0.225  # between the radii of small and big
 
 
@@ -117,7 +117,7 @@ def _surroundings(pixels):
     """The kind of a picture (GRID, GRID, 3), and its time of day or background; or two Nones."""
     margin = _margin()
     strange = {
-        place: np.minimum(np.linalg.norm(pixels[margin] - empty, axis=-1) / STRANGE, 1.0)
+        place: np.minimum(distance_to_shades(pixels[margin], empty, 0.92, 1.08) / STRANGE, 1.0)
         for place, empty in _empty_margins().items()
     }
     place = min(strange, key=lambda place: strange[place].mean())
@@ -158,11 +158,10 @@ def _things(pixels, background):
     number = regions(half)
     things = []
     for region, area in zip(*np.unique(number, return_counts=True), strict=True):
-        label = half.flat[region]
-        if names[label] == background or area < LEAST_AREA * half.size:
-            continue
-        grown = spread(number == region).repeat(2, 0).repeat(2, 1)
-        things.append((area, _seen(grown & (labels == label), names[label])))
+        label, mask = half.flat[region], number == region
+        if label and np.count_nonzero(shrunk(mask)) > LEAST_INSIDE * half.size:
+            mask = spread(mask).repeat(2, 0).repeat(2, 1) & (labels == label)
+            things.append((area, _seen(mask, names[label])))
     return tuple(thing for _, thing in sorted(things, key=lambda pair: -pair[0]))
 
 
@@ -188,17 +187,18 @@ def _seen(mask, colour):
     form, middle, area = unit_form(mask)
     likeness = {name: overlap(form, outline) for name, (outline, _) in _outlines().items()}
     shape = max(likeness, key=likeness.get)
-    radius = np.sqrt(area / _outlines()[shape][1])
-    if likeness[shape] < LEAST_OVERLAP:
-        shape = None
-    return Seen(colour, shape, "small" if radius < SIZE_LIMIT else "big", tuple(map(float, middle)))
+    size = "small" if np.sqrt(area / _outlines()[shape][1]) < SIZE_LIMIT else "big"
+    shape = shape if likeness[shape] > LEAST_OVERLAP else None
+    return Seen(colour, shape, size, tuple(map(float, middle)))
 
 
 @cache
 def _outlines():
-    """Each shape's unit form, and its area at radius 1."""
-    forms = {}
+    """Each shape's unit form, with softened corners, and its area at radius 1."""
+    forms, canvas, radius = {}, Canvas(256), 0.4
     for name, outline in OUTLINES.items():
-        form, _, area = unit_form(Canvas(256).polygons(0.4 * outline + 0.5) > 0.5)
-        forms[name] = form, area / 0.4**2
+        mask = canvas.polygons(radius * outline + 0.5)
+        area = float(mask.mean())
+        form, _, _ = unit_form(canvas.blur(mask, SOFTNESS * area**0.5) > 0.5)
+        forms[name] = form, area / radius**2
     return forms

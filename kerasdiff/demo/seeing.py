@@ -11,11 +11,11 @@ from PIL import Image
 def resized(picture, size):
     """A picture, uint8 (H, W, 3), at (size, size, 3) float32: each pixel a mean of what it covers.
 
-    A box reaches half a pixel to each side, so shrinking averages noise and growing repeats.
+    A smaller picture is grown smoothly instead.
     """
     image = Image.fromarray(picture)
     if image.size != (size, size):
-        smooth = Image.Resampling.BOX if image.width > size else Image.Resampling.BILINEAR
+        smooth = Image.Resampling.BOX if image.width > size else Image.Resampling.BICUBIC
         image = image.resize((size, size), smooth)
     return np.asarray(image, "float32")
 
@@ -24,11 +24,11 @@ def distance(pixels, first, second):
     """How far pixels are from the nearest of the colours between two, Euclidean in RGB.
 
     Args:
-        pixels: (size, size, 3).
-        first, second: the ends, (3,) or (size, size, 3) for other ones at each pixel.
+        pixels: (..., 3).
+        first, second: the ends, (3,) or (..., 3) for other ones at each pixel.
 
     Returns:
-        (size, size) float32.
+        (...) float32.
     """
     first, way = np.float32(first), np.float32(second) - np.float32(first)
     apart = pixels - first
