@@ -9,7 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from kerasdiff import conditioning, images, sampling
+from kerasdiff.added_tokens import add_token, expand
 from kerasdiff.backend import Program, resolve_jit_compile
+from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.options import check_prompts
@@ -46,7 +48,7 @@ class CompiledModels:
 
     def __init__(self, checkpoint, dtype, jit_compile, **files):
         self._models = open_models(checkpoint, dtype, **files)
-        self._parts, self._programs = {}, {}
+        self._parts, self._programs, self._added = {}, {}, {}
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile = jit_compile
 
@@ -71,8 +73,28 @@ class CompiledModels:
             for suffix in suffixes
         ]
         tokenizers = [getattr(self, f"tokenizer{suffix}") for suffix in suffixes]
-        encoded = conditioning.encode(encoders, tokenizers, check_prompts(prompt))
+        prompts = [expand(text, self._added) for text in check_prompts(prompt)]
+        encoded = conditioning.encode(encoders, tokenizers, prompts)
         return encoded if self.config.diffusion_model.added_embed_dim else encoded.context
+
+    def load_textual_inversion(self, path, token=None):
+        """Adds a learnt token, to be used in prompts by its name.
+
+        Args:
+            path: a file of diffusers (learned_embeds) or of a web UI; see
+                `checkpoints.embeddings`.
+            token: what to call it; None takes the file's word.
+
+        Returns:
+            The token.
+
+        Raises:
+            CheckpointError: if the file is damaged or no textual inversion.
+            ValueError: if the token exists already or is not for these text encoders.
+        """
+        embedding = read_embedding(path, token)
+        self._added[embedding.token] = add_token(self, embedding.token, embedding.vectors)
+        return embedding.token
 
     def encode_pictures(self, pictures, noise):
         """Latents of pictures in [-1, 1] from their posterior and normal noise.

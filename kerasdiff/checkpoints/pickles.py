@@ -206,6 +206,9 @@ def _unpickle(archive, info):
 def _state_dict(path, top):
     while isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
         top = top["state_dict"]
+    if isinstance(top, dict) and isinstance(top.get("string_to_param"), dict):
+        # a web UI's embedding: one tensor under "*", and its name beside
+        top = {str(top.get("name") or key): value for key, value in top["string_to_param"].items()}
     if not isinstance(top, dict):
         raise CheckpointError(f"{path}: holds {type(top).__name__}, not a table of tensors")
     for name, value in top.items():

@@ -5,7 +5,7 @@ import numpy as np
 from kerasdiff.demo.drawing import Canvas
 from kerasdiff.demo.scenes import Boat, House
 from kerasdiff.demo.weather import LIGHTS, paint_mountain, paint_sky
-from kerasdiff.demo.words import BACKGROUNDS, COLOURS, TIMES, TREES
+from kerasdiff.demo.words import BACKGROUNDS, COLOURS, TIMES
 
 HORIZON = 0.62
 
@@ -42,7 +42,6 @@ def _house_scene(canvas, scene, rng):
     spread = rng.uniform(0.2, 0.25) if scene.tree else rng.uniform(-0.1, 0.1)
     ground = rng.uniform(0.8, 0.86)
     if scene.tree:
-        assert scene.tree in TREES
         place = (0.5 - sign * rng.uniform(0.21, 0.27), ground - rng.uniform(-0.02, 0.06))
         _TREE_PAINTERS[scene.tree](canvas, light, place, rng.uniform(0.92, 1.1))
     _house(canvas, light, scene.colour, (0.5 + sign * spread, ground), rng.uniform(0.92, 1.1))
