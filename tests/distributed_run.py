@@ -61,7 +61,7 @@ def main():
     devices = distribute(f"127.0.0.1:{port}" if processes > 1 else None, processes, index)
     keras.utils.set_random_seed(0)
     trainer = DiffusionTrainer(CONFIG, DiffusionModel(NETWORK))
-    trainer.compile(keras.optimizers.AdamW(1e-3, use_ema=True), jit_compile=False)
+    trainer.compile(keras.optimizers.AdamW(1e-3, use_ema=True), jit_compile=True)
     losses = Losses()
     batches = Batches(Vectors(), 8, draw, part=(index, processes))
     trainer.fit(batches, steps_per_epoch=4, shuffle=False, verbose=0, callbacks=[losses])
