@@ -64,11 +64,13 @@ class Batches(keras.utils.PyDataset):
         return self._epoch(epoch)[place]
 
     def _epoch(self, epoch):
-        if epoch not in self._epochs:
+        batches = self._epochs.get(epoch)
+        if batches is None:
             rng = np.random.default_rng([self.seed, 0, epoch])
             batches = group_batches(self.source.sizes, self.batch_size, rng)
-            self._epochs = {epoch - 1: self._epochs.get(epoch - 1), epoch: batches}
-        return self._epochs[epoch]
+            # Two are kept: workers that read ahead are in the next one already.
+            self._epochs = dict([*self._epochs.items()][-1:] + [(epoch, batches)])
+        return batches
 
 
 class AutoencoderDraw:

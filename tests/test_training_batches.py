@@ -1,0 +1,148 @@
+"""Batches follow from seed and step alone; what is drawn is distributed as it should be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from training_cases import CONFIG
+
+from kerasdiff.training.batches import AutoencoderDraw, Batches, DiffusionDraw
+
+
+class Source:
+    """Seven pictures in two sizes, recognised by their first pixel."""
+
+    sizes = [(16, 16)] * 4 + [(8, 32)] * 3
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, i):
+        return np.full((*self.sizes[i], 3), i, "uint8"), f"picture {i}"
+
+
+class Letters:
+    """A tokenizer with a token a letter."""
+
+    def pack(self, text):
+        return np.array([len(text)] * 4, "int32")
+
+
+def draw(config=CONFIG, **options):
+    return DiffusionDraw([Letters()], config, **options)
+
+
+def batches(batch_size=2, seed=5, drawer=None, **options):
+    return Batches(Source(), batch_size, drawer or draw(), seed, **options)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    ones = [batches()[step][0] for step in range(12)]  # three epochs
+    again = batches()
+    for step in (7, 11, 0, 3, 8, 7, 4):  # in any order
+        assert same(again[step][0], ones[step])
+    later = batches(start=6)
+    assert all(same(later[i][0], ones[6 + i]) for i in range(6))
+    other = batches(seed=6)
+    assert not any(same(other[step][0], ones[step]) for step in range(4))
+    assert not same(ones[0], ones[4])  # epochs differ
+
+
+def test_every_epoch_shows_every_picture_in_batches_of_one_size():
+    data = batches()
+    assert data.steps_per_epoch == 4 and data.num_batches is None
+    for epoch in range(3):
+        seen = [data[4 * epoch + i][0]["pictures"] for i in range(4)]
+        assert {int(row[0, 0, 0]) for pictures in seen for row in pictures} == set(range(7))
+        assert {pictures.shape for pictures in seen} == {(2, 16, 16, 3), (2, 8, 32, 3)}
+
+
+def test_parts_of_a_batch_make_the_whole():
+    whole = batches(4)[3][0]
+    parts = [batches(4, part=(i, 2))[3][0] for i in range(2)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in whole}
+    assert same(joined, whole)
+
+
+@pytest.mark.parametrize("size, part", [(0, (0, 1)), (-1, (0, 1)), (3, (0, 2))])
+def test_sizes_that_do_not_work_are_refused(size, part):
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple"):
+        batches(size, part=part)
+
+
+def rows(count, drawer, source=None):
+    source = source or Source()
+    rng = np.random.default_rng(0)
+    drawn = [drawer(source[0], rng, (i, count)) for i in range(count)]
+    return {name: np.stack([row[name] for row in drawn]) for name in drawn[0]}
+
+
+def test_shapes_and_dtypes():
+    batch = batches()[0][0]
+    height, width = batch["pictures"].shape[1:3]
+    latent = (2, height // 2, width // 2, 4)
+    assert batch["noise"].shape == batch["posterior_noise"].shape == latent
+    assert batch["noise"].dtype == np.float32 and batch["pictures"].dtype == np.uint8
+    assert batch["timesteps"].shape == (2,) and batch["timesteps"].dtype == np.int32
+    assert batch["tokens"].shape == (2, 4) and batch["tokens"].dtype == np.int32
+
+
+def test_timesteps_are_spread_over_the_batch():
+    steps = rows(500, draw())["timesteps"]
+    assert np.array_equal(np.sort(steps) // 2, np.arange(500))  # one in each of 500 parts
+    free = rows(500, draw(stratified=False))["timesteps"]
+    assert not np.array_equal(np.sort(free) // 2, np.arange(500))
+    assert free.min() >= 0 and free.max() < 1000 and abs(free.mean() - 500) < 50
+    short = replace(CONFIG, schedule=replace(CONFIG.schedule, num_train_timesteps=10))
+    assert set(rows(500, draw(short))["timesteps"]) == set(range(10))
+
+
+@pytest.mark.parametrize("share", (0.0, 0.1, 1.0))
+def test_captions_are_left_out_as_often_as_asked(share):
+    tokens = rows(2000, draw(caption_dropout=share))["tokens"][:, 0]
+    assert set(tokens) <= {0, len("picture 0")}
+    assert abs((tokens == 0).mean() - share) < 0.02
+
+
+def test_offset_noise_is_the_same_all_over_a_channel():
+    plain, offset = rows(800, draw())["noise"], rows(800, draw(offset_noise=0.5))["noise"]
+    assert np.abs(plain.mean()) < 0.01 and abs(plain.std() - 1.0) < 0.01
+    means = offset.mean((1, 2))  # of 64 latents each
+    assert abs(means.std() - np.sqrt(0.5**2 + 1 / 64)) < 0.02
+    assert abs((offset - means[:, None, None]).std() - np.sqrt(63 / 64)) < 0.01
+
+
+def test_moments_take_the_place_of_pictures():
+    class Cached(Source):
+        def __getitem__(self, i):
+            return np.zeros((8, 8, 8), "float16"), "a"
+
+    batch = rows(3, draw(moments=True), Cached())
+    assert batch["moments"].shape == (3, 8, 8, 8) and "pictures" not in batch
+    assert batch["noise"].shape == (3, 8, 8, 4)
+
+
+@pytest.mark.parametrize("share", (-0.1, 1.5))
+def test_a_share_is_from_0_to_1(share):
+    with pytest.raises(ValueError, match="`caption_dropout` must be from 0 to 1"):
+        draw(caption_dropout=share)
+
+
+def test_pictures_of_an_autoencoder_can_be_pooled():
+    plain = rows(2, AutoencoderDraw(CONFIG.autoencoder))
+    assert plain["pictures"].dtype == np.uint8 and plain["noise"].shape == (2, 8, 8, 4)
+
+    class Halves(Source):
+        def __getitem__(self, i):
+            picture = np.zeros((16, 16, 3), "uint8")
+            picture[:, ::2] = 255
+            return picture, "a"
+
+    pooled = rows(2, AutoencoderDraw(CONFIG.autoencoder, 2), Halves())
+    assert pooled["pictures"].shape == (2, 8, 8, 3) and pooled["noise"].shape == (2, 4, 4, 4)
+    np.testing.assert_allclose(pooled["pictures"], 0.0, atol=1e-6)
