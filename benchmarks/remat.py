@@ -22,7 +22,7 @@ def measure(remat, jit_compile):
     from kerasdiff.configs import TINY
     from kerasdiff.diffusion_model import DiffusionModel
     from kerasdiff.training.diffusion import DiffusionTrainer
-    from kerasdiff.training.networks import recomputation
+    from kerasdiff.training.runs.networks import recomputation
 
     keras.utils.set_random_seed(0)
     config = TINY["sd1"]

@@ -100,7 +100,7 @@ def training_function(trainer):
 
 
 def join_processes(coordinator, processes, index):
-    """Lets JAX see the devices of all processes; see `training.distribute`."""
+    """Lets JAX see the devices of all processes; see `training.devices`."""
     import jax
 
     # Between processors the collectives are Gloo's; accelerators bring their own.

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import kerasdiff
-from kerasdiff.training.command import add_train
+from kerasdiff.training.runs.command import add_train
 
 EPILOG = """\
 examples:

@@ -13,9 +13,9 @@ import numpy as np
 
 from kerasdiff.configs import TINY
 from kerasdiff.diffusion_model import DiffusionModel
-from kerasdiff.training.batches import Batches
+from kerasdiff.training.data.batches import Batches
+from kerasdiff.training.devices import distribute
 from kerasdiff.training.diffusion import DiffusionTrainer
-from kerasdiff.training.distribute import distribute
 
 CONFIG = TINY["sd1"]
 NETWORK = replace(  # one level, so that it compiles in seconds

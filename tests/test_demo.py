@@ -47,7 +47,7 @@ def test_every_word_is_known_to_captions_and_every_caption_to_the_words():
         (RED_HOUSE, "a red house to the left of a pine tree near a mountain at sunset"),
         (House("orange"), "an orange house"),
         (House("blue", "oak"), "a blue house and an oak tree"),
-        (Boat("orange", True, "night"), "a boat with orange sails on the sea near a mountain at night"),
+        (Boat("red", True, "night"), "a boat with red sails on the sea near a mountain at night"),
         (Shapes((Thing("red", "star", "big"),)), "a big red star"),
         (
             Shapes((Thing("red", "star"), Thing("orange", "heart")), "above", "gray"),

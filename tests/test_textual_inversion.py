@@ -11,7 +11,7 @@ from kerasdiff.checkpoints.embeddings import write_embedding
 from kerasdiff.configs import TINY
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.text_encoder import TextEncoder
-from kerasdiff.training.batches import Batches, DiffusionDraw
+from kerasdiff.training.data.batches import Batches, DiffusionDraw
 from kerasdiff.training.textual_inversion import (
     InversionSource,
     TextualInversionTrainer,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from training_cases import CONFIG
 
-from kerasdiff.training.batches import AutoencoderDraw, Batches, DiffusionDraw
+from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
 
 
 class Source:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kerasdiff.training.buckets import group_batches, make_buckets, nearest_bucket
+from kerasdiff.training.data.buckets import group_batches, make_buckets, nearest_bucket
 
 
 def epoch(sizes, batch_size, seed=0):

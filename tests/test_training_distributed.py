@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerasdiff.training.distribute import distribute
+from kerasdiff.training.devices import distribute
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kerasdiff.training.pictures import PictureFolder
+from kerasdiff.training.data.pictures import PictureFolder
 
 
 def pixels(height=12, width=12, seed=0):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasdiff.training.examples import decode_example, encode_example
-from kerasdiff.training.records import crc32c, read_record, scan_records, write_record
+from kerasdiff.training.data.examples import decode_example, encode_example
+from kerasdiff.training.data.records import crc32c, read_record, scan_records, write_record
 
 
 def bits_of_crc32c(data):

@@ -20,12 +20,12 @@ from kerasdiff.checkpoints.folders import open_autoencoder_folder
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
-from kerasdiff.training import run
 from kerasdiff.training.callbacks import make_grid
 from kerasdiff.training.checkpoints import latest
-from kerasdiff.training.command import EXAMPLE
-from kerasdiff.training.networks import open_model
-from kerasdiff.training.settings import make_settings
+from kerasdiff.training.runs import run
+from kerasdiff.training.runs.command import EXAMPLE
+from kerasdiff.training.runs.networks import open_model
+from kerasdiff.training.runs.settings import make_settings
 
 
 @pytest.fixture

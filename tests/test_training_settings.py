@@ -6,12 +6,12 @@ import sys
 import keras
 import pytest
 
-from kerasdiff.training.captions import Truncating, check_captions
+from kerasdiff.training.data.captions import Truncating, check_captions
 from kerasdiff.training.muon import Muon
-from kerasdiff.training.recipes import RECIPES
-from kerasdiff.training.run import make_optimizer
-from kerasdiff.training.sections import OPTIMIZERS
-from kerasdiff.training.settings import make_settings, read_settings
+from kerasdiff.training.runs.recipes import RECIPES
+from kerasdiff.training.runs.run import make_optimizer
+from kerasdiff.training.runs.sections import OPTIMIZERS
+from kerasdiff.training.runs.settings import make_settings, read_settings
 
 GOOD = {"kind": "diffusion", "model": "sd-v1-5", "output": "out", "data": {"folder": "pictures"}}
 AUTOENCODER = {**GOOD, "kind": "autoencoder"}
@@ -142,7 +142,7 @@ def test_arguments_go_before_the_file(tmp_path):
 
 
 def test_settings_need_no_framework():
-    code = "import sys, kerasdiff.training.settings, kerasdiff.training.command\n"
+    code = "import sys, kerasdiff.training.runs.settings, kerasdiff.training.runs.command\n"
     code += "assert not {'keras', 'tensorflow', 'jax', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

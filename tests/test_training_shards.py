@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kerasdiff.training import records, shards
-from kerasdiff.training.pictures import PictureFolder
-from kerasdiff.training.shards import Shards, write_shards
+from kerasdiff.training.data import records, shards
+from kerasdiff.training.data.pictures import PictureFolder
+from kerasdiff.training.data.shards import Shards, write_shards
 
 
 def pixels(height=8, width=12, seed=0):

@@ -15,7 +15,7 @@ from kerasdiff.diffusion_model import timestep_embedding
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
 from kerasdiff.training.averages import averaged
 from kerasdiff.training.diffusion import DiffusionTrainer
-from kerasdiff.training.networks import choose_trained
+from kerasdiff.training.runs.networks import choose_trained
 
 
 def scheduled(**changes):

@@ -13,7 +13,7 @@ from kerasdiff.demo.checkpoint import write_checkpoint
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.text_encoder import TextEncoder
-from kerasdiff.training.settings import make_settings
+from kerasdiff.training.runs.settings import make_settings
 
 _TINY = TINY["sd1"]
 CONFIG = replace(

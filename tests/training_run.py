@@ -9,8 +9,8 @@ import sys
 
 import keras
 
-from kerasdiff.training import run
-from kerasdiff.training.settings import read_settings
+from kerasdiff.training.runs import run
+from kerasdiff.training.runs.settings import read_settings
 
 
 class Die(keras.callbacks.Callback):

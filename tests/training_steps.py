@@ -14,7 +14,7 @@ from training_cases import CONFIG, autoencoder_batch, diffusion_batch, networks
 from kerasdiff.training.autoencoder import AutoencoderTrainer
 from kerasdiff.training.averages import averaged
 from kerasdiff.training.diffusion import DiffusionTrainer
-from kerasdiff.training.networks import recomputation
+from kerasdiff.training.runs.networks import recomputation
 
 STEPS = 3
 

@@ -62,9 +62,7 @@ def main():
     model = StableDiffusion.from_preset(given.model)
     for steps in given.steps:
         for guidance in given.guidance:
-            result, _, seconds = examine(
-                model, given.count, steps, guidance, sampler=given.sampler
-            )
+            result, _, seconds = examine(model, given.count, steps, guidance, sampler=given.sampler)
             print(f"{steps} steps, guidance {guidance:g}, {seconds:.2f} s a picture")
             print(table(result))
 

@@ -32,9 +32,9 @@ from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.text_encoder import TextEncoder
 from kerasdiff.training.autoencoder import AutoencoderTrainer
 from kerasdiff.training.averages import averaged
-from kerasdiff.training.batches import AutoencoderDraw, Batches, DiffusionDraw
-from kerasdiff.training.cached import Moments, cache_moments, latent_deviation
 from kerasdiff.training.checkpoints import SaveState, resume
+from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
+from kerasdiff.training.data.cached import Moments, cache_moments, latent_deviation
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.muon import Muon
 from kerasdiff.training.rates import Rate

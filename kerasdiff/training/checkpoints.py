@@ -113,7 +113,7 @@ class SaveState(keras.callbacks.Callback):
             self.model.jax_state_sync()
         save_state(self.model, self.folder / f"step-{self.step:08d}.safetensors")
         for path in sorted(self.folder.glob("step-*.safetensors"))[: -self.keep]:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may share the folder
 
 
 def _variables(trainer):

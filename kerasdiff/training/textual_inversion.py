@@ -74,7 +74,7 @@ class InversionSource:
         repeats: how often each picture comes, with another template.
     """
 
-    def __init__(self, source, token, templates=TEMPLATES, repeats=len(TEMPLATES)):
+    def __init__(self, source, token, templates=TEMPLATES, repeats=10):
         if not templates or not all("{}" in template for template in templates):
             raise ValueError("`templates` must be sentences with {} where the token goes")
         self.source, self.token, self.templates = source, token, tuple(templates)

@@ -19,9 +19,9 @@ from training_cases import autoencoder_batch, diffusion_batch, settings, write_m
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.layers import tensor_name, to_torch_axes
-from kerasdiff.training import run
 from kerasdiff.training.autoencoder import AutoencoderTrainer
 from kerasdiff.training.diffusion import DiffusionTrainer
+from kerasdiff.training.runs import run
 
 TOLERANCE = 2e-5  # relative to the largest value, float32
 

@@ -49,10 +49,10 @@ def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
     folder.mkdir(parents=True, exist_ok=True)
     count = len(source) if count is None else count
     for begin in range(0, count, SHARD):
-        files.append(folder / f"moments-{begin:08d}.npz")
+        indices = range(begin, min(begin + SHARD, count))
+        files.append(folder / f"moments-{begin:08d}-{indices.stop:08d}.npz")
         if files[-1].exists():
             continue
-        indices = range(begin, min(begin + SHARD, count))
         items = [source[i] for i in indices]
         rows = [
             _encode(image_encoder, [picture for picture, _ in items[at : at + batch_size]])

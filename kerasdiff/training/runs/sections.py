@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kerasdiff.training.tables import at_least, need, one_of, share
+from kerasdiff.training.runs.tables import at_least, need, one_of, share
 
 OPTIMIZERS = (
     "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon",

@@ -7,7 +7,7 @@ another machine that takes its own rows of it.
 import keras
 import numpy as np
 
-from kerasdiff.training.buckets import group_batches
+from kerasdiff.training.data.buckets import group_batches
 
 
 class Batches(keras.utils.PyDataset):
@@ -36,7 +36,7 @@ class Batches(keras.utils.PyDataset):
         size = batch_size // part[1]
         self.rows = slice(part[0] * size, (part[0] + 1) * size)
         self.source, self.batch_size, self.draw = source, batch_size, draw
-        self.seed, self.start = seed, start
+        self.seed, self.start, self.part = seed, start, part
         self._epochs = {}
         self.steps_per_epoch = len(self._epoch(0))
 

@@ -12,8 +12,8 @@ from kerasdiff.checkpoints.save import save_autoencoder, save_file, save_folder
 from kerasdiff.checkpoints.tensors import Tensors
 from kerasdiff.training.autoencoder import to_floats
 from kerasdiff.training.averages import averaged
-from kerasdiff.training.cached import latent_deviation
-from kerasdiff.training.networks import PARTS, fresh_parts
+from kerasdiff.training.data.cached import latent_deviation
+from kerasdiff.training.runs.networks import PARTS, fresh_parts
 
 MEASURED = 200  # pictures whose latents tell the scale of a new autoencoder
 

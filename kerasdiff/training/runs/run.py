@@ -11,20 +11,20 @@ from kerasdiff.backend import device
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
-from kerasdiff.training.batches import AutoencoderDraw, Batches, DiffusionDraw
-from kerasdiff.training.buckets import make_buckets
-from kerasdiff.training.cached import Moments, cache_moments
 from kerasdiff.training.callbacks import Log, Progress, SampleGrid
-from kerasdiff.training.captions import Truncating, check_captions
 from kerasdiff.training.checkpoints import SaveState, resume
+from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
+from kerasdiff.training.data.buckets import make_buckets
+from kerasdiff.training.data.cached import Moments, cache_moments
+from kerasdiff.training.data.captions import Truncating, check_captions
+from kerasdiff.training.data.pictures import PictureFolder
+from kerasdiff.training.data.shards import Shards
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.muon import Muon
-from kerasdiff.training.networks import choose_trained, make_networks, open_model
-from kerasdiff.training.pictures import PictureFolder
 from kerasdiff.training.rates import Rate
-from kerasdiff.training.record import check_record
-from kerasdiff.training.result import check_output, save_result
-from kerasdiff.training.shards import Shards
+from kerasdiff.training.runs.networks import choose_trained, make_networks, open_model
+from kerasdiff.training.runs.record import check_record
+from kerasdiff.training.runs.result import check_output, save_result
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,17 @@ def prepare(settings):
     return Plan(settings, checkpoint, source, tokenizer)
 
 
-def train(plan, score=None, progress=True):
+def train(plan, score=None, progress=True, part=(0, 1)):
     """Trains as planned, from the last state if there is one, and writes the result.
+
+    With several processes, each needs the data and a folder for the state, its own or a common
+    one; process 0 writes all else.
 
     Args:
         plan: of `prepare`.
         score: see `callbacks.SampleGrid`.
         progress: whether a line of progress is shown.
+        part: (i, n), this is process i of n, see `devices.distribute`.
 
     Raises:
         ValueError: if the folder holds another run.
@@ -109,21 +113,25 @@ def train(plan, score=None, progress=True):
         raise ValueError(f"{settings.folder}: the run is at step {done} already, of {total}")
     if done < total:
         batches = Batches(
-            source, settings.batch_size, draw, settings.seed, done,
+            source, settings.batch_size, draw, settings.seed, done, part,
             workers=max(settings.data.workers, 1),
         )  # fmt: skip
         _fit(plan, networks, trainer, batches, total - done, score, progress)
-    save_result(settings, plan.checkpoint, networks, trainer, plan.source)
+    if part[0] == 0:
+        save_result(settings, plan.checkpoint, networks, trainer, plan.source)
 
 
 def _fit(plan, networks, trainer, batches, count, score, progress):
     settings = plan.settings
     accumulate, states = settings.optimizer.accumulate, settings.checkpoints
-    log = Log(settings.folder / "log.jsonl")
+    first = batches.part[0] == 0  # of several processes
+    log = Log(settings.folder / "log.jsonl") if first else None
     counting = {"start": batches.start // accumulate, "batches": accumulate}
-    bar = Progress(settings.steps, make_rate(settings), log, progress, **counting)
+    bar = Progress(settings.steps, make_rate(settings), log, progress and first, **counting)
     save = SaveState(settings.folder, states.every * accumulate, batches.start, states.keep)
-    callbacks = [save, bar, *_samples(plan, networks, score, log, counting)]
+    callbacks = [save, bar]
+    if first:
+        callbacks += _samples(plan, networks, score, log, counting)
     try:
         trainer.fit(batches, steps_per_epoch=count, shuffle=False, verbose=0, callbacks=callbacks)
     finally:

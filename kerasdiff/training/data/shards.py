@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from kerasdiff import images
-from kerasdiff.training.examples import decode_example, encode_example
-from kerasdiff.training.records import read_record, scan_records, write_record
-from kerasdiff.training.sources import (
+from kerasdiff.training.data.examples import decode_example, encode_example
+from kerasdiff.training.data.records import read_record, scan_records, write_record
+from kerasdiff.training.data.sources import (
     PictureSource,
     checked_caption,
     item_size,

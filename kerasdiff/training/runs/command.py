@@ -2,7 +2,7 @@
 
 import argparse
 
-from kerasdiff.training.settings import read_settings
+from kerasdiff.training.runs.settings import read_settings
 
 EXAMPLE = """\
 example:
@@ -34,8 +34,14 @@ example:
   every = 500
 
 recipe = "sd1" starts from the published recipe of Stable Diffusion 1.x; other keys go before it.
-A run that was cut goes on by the same command: its state is in my-model-training. All keys:
-kerasdiff/training/settings.py and sections.py.
+On the JAX backend (KERAS_BACKEND=jax) all devices of a machine share each batch, and, with
+
+  kerasdiff train config.toml --processes 2 --index 0 --coordinator 10.0.0.1:7000
+  kerasdiff train config.toml --processes 2 --index 1 --coordinator 10.0.0.1:7000
+
+those of several machines; process 0 writes the result. A run that was cut goes on by the same
+command: its state is in my-model-training. All keys: kerasdiff/training/runs/, settings.py and
+sections.py.
 """
 
 
@@ -54,6 +60,11 @@ def add_train(commands, import_quietly):
     )
     add.add_argument("config", help="TOML file")
     add.add_argument("--steps", type=int, help="instead of the file's")
+    add.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="on several machines: how many"
+    )
+    add.add_argument("--index", type=int, default=0, metavar="I", help="which one this is, from 0")
+    add.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, free there")
     add.add_argument("--dry-run", action="store_true", help="check all, train nothing")
     add.set_defaults(run=lambda options: train(options, import_quietly))
 
@@ -62,10 +73,16 @@ def train(options, import_quietly):
     """Runs the command."""
     settings = read_settings(options.config, steps=options.steps)
     import_quietly()
-    from kerasdiff.training import run
+    import keras
 
+    from kerasdiff.training.devices import distribute
+    from kerasdiff.training.runs import run
+
+    part = (options.index, options.processes)
+    if options.processes > 1 or keras.backend.backend() == "jax":
+        distribute(options.coordinator, options.processes, options.index)
     plan = run.prepare(settings)
     print("\n".join(plan.describe()))
     if not options.dry_run:
-        run.train(plan)
+        run.train(plan, part=part)
         print(settings.output)

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from kerasdiff.configs import FAMILIES
-from kerasdiff.training.recipes import RECIPES
-from kerasdiff.training.sections import (
+from kerasdiff.training.runs.recipes import RECIPES
+from kerasdiff.training.runs.sections import (
     AutoencoderLoss,
     CaptionedData,
     Checkpoints,
@@ -22,7 +22,7 @@ from kerasdiff.training.sections import (
     Optimization,
     Samples,
 )
-from kerasdiff.training.tables import at_least, fill, merged, need, one_of
+from kerasdiff.training.runs.tables import at_least, fill, merged, need, one_of
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from kerasdiff.training.sources import (
+from kerasdiff.training.data.sources import (
     MAX_CAPTION,
     PictureSource,
     checked_caption,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from kerasdiff import images
-from kerasdiff.training.buckets import nearest_bucket
+from kerasdiff.training.data.buckets import nearest_bucket
 
 MAX_CAPTION = 1 << 16
 """Longer texts, in bytes, are no captions."""

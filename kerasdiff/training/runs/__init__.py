@@ -1,0 +1,1 @@
+"""Training as a TOML file says: settings, the run, what it leaves behind."""
