@@ -273,7 +273,7 @@ def variants(tmp_path_factory):
     folder, results = tmp_path_factory.mktemp("steps"), {}
     script = Path(__file__).with_name("training_steps.py")
     for backend, names in (
-        ("tensorflow", ["plain", "remat", "jit"]),
+        ("tensorflow", ["plain", "jit+remat"]),
         ("jax", ["jit", "jit+remat"]),
     ):
         environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
