@@ -20,6 +20,7 @@ from kerasdiff.checkpoints.folders import open_autoencoder_folder
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
+from kerasdiff.configs import FAMILIES
 from kerasdiff.training.callbacks import make_grid
 from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.runs import run
@@ -140,8 +141,7 @@ def test_an_autoencoder_from_nothing_measures_its_scale(tmp_path, eager):
 
 
 def test_an_autoencoder_of_an_architecture_is_saved_alone(tmp_path, eager, monkeypatch):
-    for module in ("settings", "networks"):
-        monkeypatch.setitem(sys.modules[f"kerasdiff.training.{module}"].FAMILIES, "micro", CONFIG)
+    monkeypatch.setitem(FAMILIES, "micro", CONFIG)
     given = settings(tmp_path, kind="autoencoder", train=["vae.decoder"], model="micro", steps=1)
     trained(given)
     config, parts, _ = open_autoencoder_folder(Path(given.output))
