@@ -64,6 +64,7 @@ def latest(folder):
 
 def resume(trainer, folder):
     """Loads the newest state in a folder, if there is one, and tells its step."""
+    _build(trainer)  # a step would put its name scope into the variables' names
     path, step = latest(folder)
     if path:
         load_state(trainer, path)
@@ -118,9 +119,7 @@ class SaveState(keras.callbacks.Callback):
 
 def _variables(trainer):
     """Every variable that a run changes, by a name that says whose it is."""
-    optimizer = trainer.optimizer
-    if not optimizer.built:
-        optimizer.build(trainer.trainable_variables)
+    optimizer = _build(trainer)
     metrics = {id(variable) for metric in trainer.metrics for variable in metric.variables}
     own = [variable for variable in trainer.variables if id(variable) not in metrics]
     return {
@@ -128,3 +127,10 @@ def _variables(trainer):
         for owner, variables in (("model", own), ("optimizer", optimizer.variables))
         for i, variable in enumerate(variables)
     }
+
+
+def _build(trainer):
+    """The optimizer, with its variables made."""
+    if not trainer.optimizer.built:
+        trainer.optimizer.build(trainer.trainable_variables)
+    return trainer.optimizer
