@@ -12,7 +12,7 @@ demo: $(VENV)/.installed            ## a prompt in, demo.png out
 	$(BIN)/kerasdiff "$(PROMPT)" --model build/demo --seed 1 -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
-	$(BIN)/python -m pytest tests --ignore tests/parity
+	$(BIN)/python -m pytest tests --ignore tests/parity -n 2 --dist loadfile
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
 	$(BIN)/python -m pytest tests/parity

@@ -21,7 +21,8 @@ from transformers import CLIPTextModel
 
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.save import save_folder
-from kerasdiff.demo.recipe import CONFIG, SIZE
+from kerasdiff.checkpoints.tensors import Tensors
+from kerasdiff.demo.recipe import CONFIG, SIZE, TOKENIZER
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.diffusion import DiffusionTrainer
@@ -80,12 +81,15 @@ def theirs(folder, batch):
 def save(model, folder):
     """The untrained model for diffusers to open."""
     ImageEncoder(CONFIG.autoencoder)
+    autoencoder = state(model.image_encoder).entries | state(model.decoder).entries
     parts = {
-        "text_encoder": state(model.text_encoder).entries,
-        "unet": state(model.diffusion_model).entries,
-        "vae": state(model.image_encoder).entries | state(model.decoder).entries,
+        "text_encoder": state(model.text_encoder),
+        "unet": state(model.diffusion_model),
+        "vae": Tensors("vae", autoencoder),
     }
-    save_folder(folder, CONFIG, parts)
+    tokenizer = folder.parent / "tokenizer"
+    TOKENIZER.save(tokenizer)
+    save_folder(folder, CONFIG, parts, tokenizer_folders={"tokenizer": tokenizer})
 
 
 def main():

@@ -109,9 +109,29 @@ def test_latents_can_be_cached(tmp_path, eager):
     kept = trained(settings(tmp_path, steps=2, output=str(tmp_path / "kept"),
                             data__cache_latents=True))  # fmt: skip
     plain = trained(settings(tmp_path, steps=2, output=str(tmp_path / "plain")))
-    assert (tmp_path / "kept-training/moments/moments-00000000.npz").exists()
+    assert (tmp_path / "kept-training/moments/moments-00000000-00000006.npz").exists()
     for name, tensor in tensors(plain.parts["unet"]).items():  # moments are kept as float16
         np.testing.assert_allclose(kept.parts["unet"][name], tensor, atol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", ("mixed_bfloat16", "mixed_float16"))
+def test_mixed_precision_keeps_float32_weights_and_averages(tmp_path, eager, dtype):
+    given = {"dtype": dtype, "checkpoints__folder": str(tmp_path / "state")}
+    trained(settings(tmp_path, steps=2, **given))
+    more = trained(settings(tmp_path, steps=3, output=str(tmp_path / "more"), **given))  # resumed
+    exact = trained(settings(tmp_path, steps=3, output=str(tmp_path / "exact")))
+    state = read_safetensors(latest(tmp_path / "state")[0])
+    (average,) = [np.array(state[n]) for n in state if n.endswith("conv_norm_out_gamma_average")]
+    np.testing.assert_array_equal(more.parts["unet"]["conv_norm_out.weight"], average)
+    start = open_checkpoint(tmp_path / "model").parts["unet"]["conv_out.weight"]
+    moved, expected = (result.parts["unet"]["conv_out.weight"] - start for result in (more, exact))
+    assert moved.dtype == np.float32 and np.abs(moved).max() > 0
+    if dtype == "mixed_bfloat16":
+        assert np.corrcoef(moved.ravel(), expected.ravel())[0, 1] > 0.9
+    else:  # steps whose scaled gradients overflow are left out, each at half the scale before
+        scalars = {n.split("/", 2)[2]: np.array(state[n]) for n in state if state.shape(n) == ()}
+        left_out = np.log2(2.0**15 / scalars["loss_scale/dynamic_scale"])
+        assert left_out + scalars["optimizer/iteration"] == 3
 
 
 def test_buckets_keep_aspect_ratios(tmp_path, eager):
