@@ -2,14 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PROMPT ?= a red house and a pine tree near a mountain at sunset
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test parity lint bench clean
+.PHONY: demo weights test parity lint bench clean
 
-demo: $(VENV)/.installed            ## a prompt in, demo.png out
-	$(BIN)/kerasdiff demo build/demo
-	$(BIN)/kerasdiff "$(PROMPT)" --model build/demo --seed 1 -o demo.png
+demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
+	$(BIN)/kerasdiff demo -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests --ignore tests/parity -n 2 --dist loadfile
@@ -20,6 +18,9 @@ parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+weights: $(VENV)/.installed         ## the demo model again, from nothing: hours; can be cut
+	$(BIN)/python -m kerasdiff.demo.recipe build/weights
 
 bench: $(VENV)/.installed-parity
 	$(BIN)/python -m benchmarks

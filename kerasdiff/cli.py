@@ -8,17 +8,21 @@ import sys
 from pathlib import Path
 
 import kerasdiff
+from kerasdiff.demo.command import add_demo
+from kerasdiff.options import MAX_PICTURES
 from kerasdiff.training.runs.command import add_train
 
 EPILOG = """\
 examples:
-  kerasdiff "a lighthouse in a storm, oil painting" -o storm.png --seed 7
+  kerasdiff "a red house and a pine tree near a mountain at sunset" -o house.png --seed 7
+  kerasdiff demo
   kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
-  kerasdiff "the same in winter" --init photo.png --strength 0.6
-  kerasdiff "a wooden door" --init photo.png --mask mask.png
+  kerasdiff "the same in winter" --model sd-v1-5 --init photo.png --strength 0.6
+  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png
   kerasdiff info model.safetensors
   kerasdiff convert model.ckpt model-folder --dtype float16
 
+Without --model the small model that comes with kerasdiff draws; `kerasdiff demo` shows its world.
 With --init the size is the picture's own unless --size is given. A mask is black where the
 picture stays and white where it is painted anew. What made a PNG is stored inside it:
 `kerasdiff info out.png` shows it.
@@ -157,26 +161,17 @@ def convert(options):
     print(options.target)
 
 
-def demo(options):
-    """`kerasdiff demo FOLDER`: writes a small checkpoint to try things with, unless it is there."""
-    if not Path(options.path).exists():
-        _import_quietly()
-        from kerasdiff.demo.checkpoint import write_checkpoint
-
-        write_checkpoint(options.path)
-    print(options.path)
-
-
 def _save(pictures, targets, options, model, seed, strength):
     from kerasdiff import images
 
     sampler = options.sampler or model.config.schedule.sampler
+    scale = model.config.guidance_scale if options.guidance is None else options.guidance
     for index, (target, picture) in enumerate(zip(targets, pictures, strict=True)):
         details = {
-            "Steps": options.steps,
+            "Steps": model.config.num_steps if options.steps is None else options.steps,
             "Sampler": images.WEB_UI_SAMPLERS.get(sampler, sampler),
             "Schedule type": options.schedule and options.schedule.capitalize(),
-            "CFG scale": options.guidance,
+            "CFG scale": scale,
             "CFG rescale": options.guidance_rescale or None,
             "Seed": seed + index,
             "Size": f"{picture.shape[1]}x{picture.shape[0]}",
@@ -193,24 +188,15 @@ def _save(pictures, targets, options, model, seed, strength):
 
 def _targets(output, count):
     """A file for each picture, checked to be writable before any work is done."""
-    from kerasdiff.options import MAX_PICTURES
+    from kerasdiff import images
 
-    output = Path(output)
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"--output {output}: the name must end in .png")
-    if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.parent}")
-    if not os.access(output.parent, os.W_OK):
-        raise ValueError(f"--output {output}: the folder {output.parent} cannot be written to")
+    output = images.check_target(output)
     if not 1 <= count <= MAX_PICTURES:
         raise ValueError(f"--batch must be from 1 to {MAX_PICTURES}, not {count}")
     targets = [output]
     if count > 1:
         targets = [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
-    for target in targets:
-        if target.is_dir():
-            raise ValueError(f"--output {target}: that is a folder")
-    return targets
+    return [images.check_target(target) for target in targets]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -250,9 +236,7 @@ def _parser():
     add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
 
-    add = commands.add_parser("demo", help="write a small untrained checkpoint, for trying things")
-    add.set_defaults(run=demo)
-    add.add_argument("path", help="folder to write")
+    add_demo(commands, _import_quietly)
     add_train(commands, _import_quietly)
     return parser
 
@@ -260,10 +244,10 @@ def _parser():
 def _add_generate(add):
     add.add_argument("prompt", help="what to draw, at most 75 tokens")
     add.add_argument("-o", "--output", default="out.png", help="PNG to write (%(default)s)")
-    add.add_argument("--model", default="sd-v1-5", help="preset, file or folder (%(default)s)")
+    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
     add.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    add.add_argument("--steps", type=int, default=50, help="sampling steps (%(default)s)")
-    add.add_argument("--guidance", type=float, default=7.5, help="1 is none (%(default)s)")
+    add.add_argument("--steps", type=int, help="sampling steps; the model's own unless given")
+    add.add_argument("--guidance", type=float, help="1 is none; the model's own unless given")
     add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")
     add.add_argument("--schedule", metavar="NAME", help="leading, linspace, trailing, karras, ...")
     add.add_argument("--seed", type=int, help="whole number; drawn and told unless given")

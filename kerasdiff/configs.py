@@ -165,6 +165,7 @@ class StableDiffusionConfig:
         family: a name for reports, such as `"sd1"`.
         image_size: (height, width) in pixels where a call gives none.
         zero_empty_negative: without a negative prompt, context and pooled vector are zeros (SDXL).
+        num_steps, guidance_scale: sampling steps and guidance where a call gives none.
     """
 
     family: str
@@ -174,6 +175,8 @@ class StableDiffusionConfig:
     schedule: ScheduleConfig
     image_size: tuple[int, int] = (512, 512)
     zero_empty_negative: bool = False
+    num_steps: int = 50
+    guidance_scale: float = 7.5
 
 
 CLIP_L = TextEncoderConfig()

@@ -4,6 +4,7 @@ Resizing and rounding follow diffusers' image processor, so that the same file g
 numbers. `parameters` text chunks follow the form that Stable Diffusion web UIs write and read.
 """
 
+import math
 import os
 from pathlib import Path
 
@@ -142,6 +143,20 @@ def to_uint8(decoded):
     return np.round(unit * 255.0).astype("uint8")
 
 
+def check_target(path):
+    """The `Path` of a PNG to write, refused with a ValueError where that cannot be."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--output {path}: the name must end in .png")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"--output {path}: the folder {path.parent} cannot be written to")
+    if path.is_dir():
+        raise ValueError(f"--output {path}: that is a folder")
+    return path
+
+
 def save_png(path, image, parameters=None):
     """Writes a uint8 picture (H, W, 3); the file appears whole or not at all.
 
@@ -166,6 +181,19 @@ def save_png(path, image, parameters=None):
         raise OSError(error.errno, reason, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def make_grid(pictures, gap=4):
+    """Pictures (B, H, W, 3) uint8 as one, row by row, about as wide as high, on white."""
+    count, height, width, channels = pictures.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    grid = np.full(shape, 255, "uint8")
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        grid[y : y + height, x : x + width] = picture
+    return grid
 
 
 def parameters_text(prompt, negative_prompt, settings):

@@ -3,7 +3,7 @@
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,9 +16,11 @@ class Options:
     """Arguments shared by text to image, image to image and inpainting.
 
     Attributes:
-        num_steps: sampling steps, 1 to the schedule's length (1000).
+        num_steps: sampling steps, 1 to the schedule's length (1000); None takes the checkpoint's,
+            which is 50 for most.
         unconditional_guidance_scale: how far to follow the prompt (arXiv 2207.12598); 1 or less
-            switches guidance off, and with it half of the work.
+            switches guidance off, and with it half of the work; None takes the checkpoint's, which
+            is 7.5 for most.
         seed: of the first picture; picture i of a batch is what `seed + i` gives alone. Or a
             sequence with a seed for each picture. None draws one.
         diffusion_noise: starting noise instead of a seed, (h, w, C) or (B, h, w, C), standard
@@ -34,8 +36,8 @@ class Options:
         progress: whether to show a bar; None shows one on a terminal.
     """
 
-    num_steps: int = 50
-    unconditional_guidance_scale: float = 7.5
+    num_steps: int | None = None
+    unconditional_guidance_scale: float | None = None
     seed: int | Sequence[int] | None = None
     diffusion_noise: np.ndarray | None = None
     sampler: str | None = None
@@ -49,12 +51,23 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self):
-        _check_number("unconditional_guidance_scale", self.unconditional_guidance_scale, 0, 1000)
+        if self.unconditional_guidance_scale is not None:
+            scale = self.unconditional_guidance_scale
+            _check_number("unconditional_guidance_scale", scale, 0, 1000)
         _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
         if self.seed is not None and self.diffusion_noise is not None:
             raise ValueError("`diffusion_noise` and `seed` were both given; give one of them")
         if self.callback is not None and not callable(self.callback):
             raise ValueError(f"`callback` must be callable, not {self.callback!r}")
+
+    def with_defaults(self, config):
+        """The same, with a `StableDiffusionConfig`'s steps and guidance where none are given."""
+        steps, scale = self.num_steps, self.unconditional_guidance_scale
+        return replace(
+            self,
+            num_steps=config.num_steps if steps is None else steps,
+            unconditional_guidance_scale=config.guidance_scale if scale is None else scale,
+        )
 
     @property
     def guided(self):

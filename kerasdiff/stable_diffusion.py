@@ -79,8 +79,8 @@ class StableDiffusion(CompiledModels):
         prompt,
         negative_prompt=None,
         batch_size=1,
-        num_steps=50,
-        unconditional_guidance_scale=7.5,
+        num_steps=None,
+        unconditional_guidance_scale=None,
         seed=None,
         **options,
     ):
@@ -140,8 +140,8 @@ class StableDiffusion(CompiledModels):
         encoded_text,
         negative_prompt=None,
         batch_size=1,
-        num_steps=50,
-        unconditional_guidance_scale=7.5,
+        num_steps=None,
+        unconditional_guidance_scale=None,
         diffusion_noise=None,
         seed=None,
         **options,
@@ -166,6 +166,7 @@ class StableDiffusion(CompiledModels):
     ):
         """Pictures of a list of prompts or a `Conditioning`."""
         # First all that can be refused, then what makes and runs networks.
+        options = options.with_defaults(self.config)
         check_batch_size(batch_size)
         check_strength(strength)
         height, width = self._picture_size(options, image)

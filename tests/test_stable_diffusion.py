@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 
 from kerasdiff import StableDiffusion
 from kerasdiff.conditioning import Conditioning
 from kerasdiff.configs import TINY
 from kerasdiff.decoder import Decoder
-from kerasdiff.demo.checkpoint import write_checkpoint
 
 HERE = Path(__file__).parent
 FEW = {"num_steps": 3, "sampler": "ddim", "seed": 1}

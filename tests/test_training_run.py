@@ -21,7 +21,7 @@ from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
 from kerasdiff.configs import FAMILIES
-from kerasdiff.training.callbacks import make_grid
+from kerasdiff.images import make_grid
 from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.runs import run
 from kerasdiff.training.runs.command import EXAMPLE

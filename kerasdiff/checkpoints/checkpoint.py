@@ -77,10 +77,15 @@ def find_and_open(name_or_path, *, vae=None, prediction_type=None, **options):
     """
     path, vae = find(name_or_path), None if vae is None else find(vae)
     known = presets().get(str(name_or_path))
-    if known is None or prediction_type is not None:
+    if known is None:
         return open_checkpoint(path, vae=vae, prediction_type=prediction_type, **options)
-    checkpoint = open_checkpoint(path, vae=vae, prediction_type=known.prediction_type, **options)
-    return replace(checkpoint, prediction_type_source=f"the preset {known.name}")
+    told = prediction_type or known.prediction_type
+    checkpoint = open_checkpoint(path, vae=vae, prediction_type=told, **options)
+    if prediction_type is None and told is not None:
+        checkpoint = replace(checkpoint, prediction_type_source=f"the preset {known.name}")
+    wanted = {"num_steps": known.num_steps, "guidance_scale": known.guidance_scale}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    return replace(checkpoint, config=replace(checkpoint.config, **wanted))
 
 
 def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):

@@ -1,9 +1,9 @@
 """Known checkpoints by name: where they are downloaded from, and how a download is made sure of.
 
-The list is `weights/manifest.json`. A file lands in one cache folder, `~/.cache/kerasdiff` or what
-the environment variable `KERASDIFF_HOME` names; it grows beside its place as `*.part`, so that a
-download that was cut goes on where it stopped, and takes its name only when its size and, where
-known, its SHA-256 are right.
+The list is `weights/manifest.json`; one small model lies beside it. A downloaded file lands in one
+cache folder, `~/.cache/kerasdiff` or what the environment variable `KERASDIFF_HOME` names; it grows
+beside its place as `*.part`, so that a download that was cut goes on where it stopped, and takes
+its name only when its size and, where known, its SHA-256 are right.
 """
 
 import hashlib
@@ -30,15 +30,18 @@ class DownloadError(CheckpointError):
 
 @dataclass(frozen=True)
 class Preset:
-    """A published checkpoint file.
+    """A published checkpoint.
 
     Attributes:
-        kind: `"checkpoint"` (a whole model in one file) or `"vae"` (that part alone).
-        file: the name of the file in the cache folder.
+        kind: `"checkpoint"` (a whole model in one file), `"vae"` (that part alone) or `"shipped"`
+            (a folder that comes with kerasdiff).
+        file: the name of the file in the cache folder, or of the folder beside the manifest.
         urls: addresses of the same bytes, tried in turn.
         size: in bytes, None where it is not known for certain.
         sha256: hexadecimal, None where it is not known for certain.
         prediction_type: what the file itself does not show, as in `ScheduleConfig`; or None.
+        num_steps, guidance_scale: what it is best called with, as in `StableDiffusionConfig`; or
+            None.
     """
 
     name: str
@@ -50,20 +53,28 @@ class Preset:
     size: int | None = None
     sha256: str | None = None
     prediction_type: str | None = None
+    num_steps: int | None = None
+    guidance_scale: float | None = None
 
 
 def presets():
     """Every known `Preset` by name."""
-    # installed, the manifest is package data; in a checkout it lies beside the package
-    try:
-        text = (resources.files("kerasdiff.weights") / "manifest.json").read_text("utf-8")
-    except (ModuleNotFoundError, FileNotFoundError):
-        checkout = Path(__file__).resolve().parents[2] / "weights" / "manifest.json"
-        text = checkout.read_text("utf-8")
+    text = (_weights_folder() / "manifest.json").read_text("utf-8")
     return {
         name: Preset(name, **{**entry, "urls": tuple(entry["urls"])})
         for name, entry in json.loads(text).items()
     }
+
+
+def _weights_folder():
+    """Where the manifest lies: package data where installed, beside the package in a checkout."""
+    try:
+        folder = resources.files("kerasdiff.weights")
+        if (folder / "manifest.json").is_file():
+            return folder
+    except ModuleNotFoundError:
+        pass
+    return Path(__file__).resolve().parents[2] / "weights"
 
 
 def cache_folder():
@@ -87,7 +98,8 @@ def find(name_or_path):
         )
     known = presets()
     if str(name_or_path) in known:
-        return download(known[str(name_or_path)])
+        preset = known[str(name_or_path)]
+        return _shipped(preset) if preset.kind == "shipped" else download(preset)
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
@@ -95,6 +107,17 @@ def find(name_or_path):
         f"{str(name_or_path)!r} is neither a file or folder nor a preset; "
         f"presets: {', '.join(known)}"
     )
+
+
+def _shipped(preset):
+    """The path of a preset that comes with kerasdiff."""
+    path = Path(str(_weights_folder() / preset.file))
+    if not path.is_dir():
+        raise CheckpointError(
+            f"the preset {preset.name!r} comes with kerasdiff, but {path} is not there; "
+            "install kerasdiff again"
+        )
+    return path
 
 
 def download(preset):

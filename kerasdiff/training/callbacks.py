@@ -1,13 +1,11 @@
 """What one sees of a run: a line of progress, a log, and pictures of the averaged weights."""
 
 import json
-import math
 import sys
 import warnings
 from pathlib import Path
 
 import keras
-import numpy as np
 from tqdm import tqdm
 
 from kerasdiff import images
@@ -136,19 +134,6 @@ class SampleGrid(StepCallback):
         except ValueError as error:
             warnings.warn(f"no samples after step {self.step}: {error}", stacklevel=2)
             return
-        images.save_png(self.folder / f"step-{self.step:08d}.png", make_grid(pictures))
+        images.save_png(self.folder / f"step-{self.step:08d}.png", images.make_grid(pictures))
         if self.score is not None and self.log is not None:
             self.log(self.step, **{name: float(n) for name, n in self.score(pictures).items()})
-
-
-def make_grid(pictures, gap=4):
-    """Pictures (B, H, W, 3) uint8 as one, row by row, about as wide as high, on white."""
-    count, height, width, channels = pictures.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
-    grid = np.full(shape, 255, "uint8")
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        grid[y : y + height, x : x + width] = picture
-    return grid
