@@ -45,7 +45,7 @@ def demo(options, import_quietly):
 def random_captions(count, seed):
     """Texts that the demo model knows all the words of."""
     rng = np.random.default_rng(seed)
-    return [caption(random_scene(rng), rng) for _ in range(count)]
+    return [caption(random_scene(rng, held_out=None), rng) for _ in range(count)]
 
 
 def draw(model, captions, seed):

@@ -33,7 +33,7 @@ class DiffusionTrainer(Trainer):
 
     Raises:
         ValueError: if the network has inputs that this trainer does not make (SDXL's sizes,
-            ControlNet's residuals).
+            ControlNet's residuals, an inpainting network's mask).
     """
 
     def __init__(
@@ -45,6 +45,12 @@ class DiffusionTrainer(Trainer):
         unknown = [each.name for each in diffusion_model.inputs if each.name not in known]
         if unknown:
             raise ValueError(f"a network with the inputs {', '.join(unknown)} cannot be trained")
+        channels, latent = diffusion_model.config.in_channels, config.autoencoder.latent_channels
+        if channels != latent:
+            raise ValueError(
+                f"a network of {channels} channels, for inpainting, cannot be trained: batches hold "
+                f"no masks and make {latent}"
+            )
         self.config = config
         self.diffusion_model, self.text_encoder = diffusion_model, text_encoder
         self.image_encoder = image_encoder
