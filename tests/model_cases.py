@@ -6,7 +6,9 @@ Every array follows from its own name, so that diffusers' networks and ours are 
 import zlib
 from dataclasses import replace
 
+import keras
 import numpy as np
+from keras import ops
 
 from kerasdiff.checkpoints.load import torch_shape
 from kerasdiff.configs import SD1, TINY, TextEncoderConfig
@@ -50,6 +52,13 @@ TEXTS = {
     "openclip": replace(_TEXT, activation="gelu", heads=2),
     "projected": replace(_TEXT, activation="gelu", projection_dim=24, output_layer=-2),
     "end-token": replace(_TEXT, projection_dim=24, end_token_id=120),
+}
+VAE, UNET, TEXT = AUTOENCODERS["two"], UNETS["sd1"][0], TEXTS["projected"]
+MODELS = {
+    "text_encoder": (TextEncoder, TEXT),
+    "image_encoder": (ImageEncoder, VAE),
+    "decoder": (Decoder, VAE),
+    "diffusion_model": (DiffusionModel, UNETS["sdxl"][0]),
 }
 TIMESTEPS = np.array([981.0, 12.5], "float32")
 SIZES = np.array([[512, 640, 0, 8, 1024, 512], [768, 512, 16, 0, 512, 512]], "float32")
@@ -176,3 +185,20 @@ def error(ours, theirs):
     """Largest difference relative to the largest value."""
     assert ours.shape == theirs.shape
     return np.abs(ours.astype("float64") - theirs).max() / np.abs(theirs).max()
+
+
+def inputs_of(name):
+    """A list of inputs for a model of `MODELS`."""
+    ids = tokens("projected")
+    return {
+        "text_encoder": [ids, np.arange(ids.shape[1])[None]],
+        "image_encoder": [picture("two")],
+        "decoder": [numbers("decoder", (2, 3, 4, 4))],
+        "diffusion_model": list(unet_inputs("sdxl").values()),
+    }[name]
+
+
+def call(model, inputs):
+    """All outputs as float32 arrays."""
+    output = model(inputs if len(inputs) > 1 else inputs[0])
+    return [np.asarray(ops.cast(part, "float32")) for part in keras.tree.flatten(output)]

@@ -1,70 +1,22 @@
-"""Training runs from settings to a checkpoint: cut and resumed, and what can go wrong."""
+"""Training runs from settings to a checkpoint: what comes out."""
 
-import errno
 import json
-import signal
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
-from training_cases import CONFIG, settings, table, write_pictures
+from training_cases import CONFIG, run_eagerly, settings, tensors, trained, write_pictures
 
-from kerasdiff.checkpoints import safetensor_files
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.folders import open_autoencoder_folder
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
-from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.cli import main
 from kerasdiff.configs import FAMILIES
 from kerasdiff.images import make_grid
 from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.runs import run
-from kerasdiff.training.runs.command import EXAMPLE
-from kerasdiff.training.runs.networks import open_model
-from kerasdiff.training.runs.settings import make_settings
 
-
-@pytest.fixture
-def eager(monkeypatch):
-    """Steps are not compiled: for runs of few steps that is quicker."""
-    compile_trainer = keras.Model.compile
-    monkeypatch.setattr(
-        keras.Model, "compile",
-        lambda self, **options: compile_trainer(
-            self, **{**options, "jit_compile": False, "run_eagerly": True}
-        ),
-    )  # fmt: skip
-
-
-def write_toml(path, content):
-    """A table of tables as TOML."""
-    lines, sections = [], {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            sections[key] = value
-        else:
-            lines.append(f"{key} = {json.dumps(value)}")
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def trained(given, **options):
-    run.train(run.prepare(given), progress=False, **options)
-    return open_checkpoint(given.output) if given.kind == "diffusion" else None
-
-
-def tensors(part):
-    return {name: np.array(part[name]) for name in part}
-
-
-# What comes out
+eager = pytest.fixture(run_eagerly)
 
 
 def test_a_run_gives_a_checkpoint_samples_scores_and_a_log(tmp_path, eager):
@@ -166,166 +118,6 @@ def test_an_autoencoder_of_an_architecture_is_saved_alone(tmp_path, eager, monke
     trained(given)
     config, parts, _ = open_autoencoder_folder(Path(given.output))
     assert config.channels == CONFIG.autoencoder.channels and "decoder.conv_in.weight" in parts
-
-
-# Cut and resumed
-
-
-def test_a_run_killed_and_resumed_is_the_same_run(tmp_path):
-    def start(name, *die):
-        content = table(tmp_path, output=str(tmp_path / name), optimizer__accumulate=2)
-        path = write_toml(tmp_path / f"{name}.toml", content)
-        script = Path(__file__).with_name("training_run.py")
-        command = [sys.executable, str(script), str(path), *die]
-        return subprocess.run(command, capture_output=True, text=True).returncode
-
-    assert start("whole") == 0
-    assert start("cut", "9") == -signal.SIGKILL  # in the middle of step 5
-    assert latest(tmp_path / "cut-training")[1] == 8 and not (tmp_path / "cut").exists()
-    assert start("cut") == 0
-    whole, cut = open_checkpoint(tmp_path / "whole"), open_checkpoint(tmp_path / "cut")
-    for part in ("unet", "text_encoder"):
-        for name, tensor in tensors(whole.parts[part]).items():
-            np.testing.assert_allclose(cut.parts[part][name], tensor, atol=1e-6, err_msg=name)
-    states = [
-        read_safetensors(latest(tmp_path / f"{name}-training")[0]) for name in ("whole", "cut")
-    ]
-    assert states[0].keys() == states[1].keys()
-    for name in states[0]:
-        np.testing.assert_allclose(states[1][name], states[0][name], atol=1e-6, err_msg=name)
-
-
-def test_other_settings_or_pictures_on_an_old_folder_are_named(tmp_path, eager):
-    trained(settings(tmp_path, steps=1))
-
-    def again(**changes):
-        changes = {"steps": 1, "output": str(tmp_path / "again")} | changes
-        given = settings(tmp_path, checkpoints__folder=str(tmp_path / "result-training"), **changes)
-        return trained(given)
-
-    with pytest.raises(
-        ValueError, match=r"optimizer.rate was 0.01 and is 0.5; seed was 0 and is 7"
-    ):
-        again(optimizer__rate=0.5, seed=7)
-    assert again(steps=2, checkpoints__every=1)  # more steps at a constant rate are no other run
-    with pytest.raises(ValueError, match="is at step 2 already, of 1"):
-        again(output=str(tmp_path / "third"))
-    (tmp_path / "pictures/0.txt").write_text("another caption")
-    with pytest.raises(ValueError, match="pictures.sizes and captions was"):
-        again(steps=3, output=str(tmp_path / "fourth"))
-
-
-# What can go wrong
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_state(tmp_path, eager):
-    given = settings(tmp_path, checkpoints__every=1, optimizer__rate=1e12, optimizer__warmup=0,
-                     optimizer__name="sgd", optimizer__clip=0.0)  # fmt: skip
-    with pytest.raises(FloatingPointError, match="loss is .* at step|holds NaN or infinity"):
-        trained(given)
-    path, step = latest(given.folder)
-    assert step >= 1
-    state = read_safetensors(path)
-    assert all(np.isfinite(state[name]).all() for name in state)
-    assert not Path(given.output).exists()
-
-
-def test_a_full_disk_leaves_the_last_state_whole(tmp_path, eager, monkeypatch):
-    given = settings(tmp_path, checkpoints__every=1)
-    count = []
-
-    def fill_up(descriptor):
-        count.append(descriptor)
-        if len(count) > 3:  # settings and two states
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(safetensor_files.os, "fsync", fill_up)
-    with pytest.raises(CheckpointError, match="step-00000003.*No space left on device"):
-        trained(given)
-    assert latest(given.folder)[1] == 2
-    assert len(read_safetensors(latest(given.folder)[0])) > 50
-    assert not list(given.folder.glob(".*.part"))
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"data__folder": "empty"}, "empty: no picture with a caption"),
-        ({"data__folder": "missing"}, "missing: no such folder"),
-        ({"data__folder": None, "data__shards": "missing"}, "there is no TFRecord file"),
-        ({"model": "missing"}, "'missing' is neither a file or folder nor a preset"),
-        ({"data__size": 17}, "`data.size` must be a multiple of 2 for .*model, not 17"),
-        ({"output": "pictures"}, "`output`: .*pictures exists already"),
-        ({"output": "file/result"}, "`output`: .*file cannot be written to"),
-    ],
-)
-def test_what_is_not_there_or_in_the_way_is_named(tmp_path, changes, message, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    given = settings(tmp_path, **changes)
-    with pytest.raises(ValueError, match=message):
-        run.prepare(given)
-
-
-def test_long_captions_are_an_error_before_the_first_step(tmp_path):
-    given = settings(tmp_path)
-    (tmp_path / "pictures/3.txt").write_text("a very long caption " * 4)
-    with pytest.raises(ValueError, match=r"1 of 6 captions have more than 10 tokens \(3.png: 16\)"):
-        run.prepare(given)
-    assert run.prepare(settings(tmp_path, data__truncate_captions=True))
-
-
-def test_patterns_of_nothing_are_an_error_before_the_first_step(tmp_path):
-    plan = run.prepare(settings(tmp_path, train=["unet", "lora"]))
-    with pytest.raises(ValueError, match="'lora' is in no name"):
-        run.train(plan, progress=False)
-
-
-def test_text_encoders_from_nothing_must_train(tmp_path):
-    given = settings(tmp_path, fresh=["unet", "text_encoder"], train=["unet"])
-    with pytest.raises(ValueError, match="starts from nothing and is not in `train`"):
-        open_model(given)
-
-
-# The command line
-
-
-def test_the_command_checks_and_trains(tmp_path, capsys, eager):
-    path = write_toml(tmp_path / "config.toml", table(tmp_path))
-    assert main(["train", str(path), "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "6 pictures, 0 left out" in out and "6 steps of 2 pictures" in out
-    assert not (tmp_path / "result").exists()
-    assert main(["train", str(path), "--steps", "1"]) == 0
-    assert capsys.readouterr().out.endswith(f"{tmp_path / 'result'}\n")
-    assert open_checkpoint(tmp_path / "result")
-    assert main(["train", str(path)]) == 2
-    assert "exists already" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a = 1\nkind = \n", "line 2"),
-        ('kind = "cats"', "must be one of diffusion"),
-        ("a = 1", "`kind`"),
-    ],
-)
-def test_bad_files_are_one_clear_line(tmp_path, capsys, text, message):
-    path = tmp_path / "config.toml"
-    path.write_text(text)
-    assert main(["train", str(path)]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "config.toml" in err and message in err
-
-
-def test_help_has_an_example_that_is_right(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    assert "[optimizer]" in capsys.readouterr().out
-    text = EXAMPLE.partition("\n")[2].partition("\nrecipe")[0]
-    assert make_settings(tomllib.loads(text)).optimizer.accumulate == 2
 
 
 def test_grids_are_filled_row_by_row():

@@ -8,11 +8,13 @@ import numpy as np
 from drawn_checkpoint import write_checkpoint
 from PIL import Image
 
+from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.configs import TINY
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.text_encoder import TextEncoder
+from kerasdiff.training.runs import run
 from kerasdiff.training.runs.settings import make_settings
 
 _TINY = TINY["sd1"]
@@ -97,6 +99,28 @@ def table(tmp_path, **changes):
 def settings(tmp_path, **changes):
     """The `Settings` of `table`."""
     return make_settings(table(tmp_path, **changes))
+
+
+def run_eagerly(monkeypatch):
+    """Steps are not compiled: for runs of few steps that is quicker."""
+    compile_trainer = keras.Model.compile
+    monkeypatch.setattr(
+        keras.Model, "compile",
+        lambda self, **options: compile_trainer(
+            self, **{**options, "jit_compile": False, "run_eagerly": True}
+        ),
+    )  # fmt: skip
+
+
+def trained(given, **options):
+    """Runs a training; returns the checkpoint that it leaves, None for an autoencoder's."""
+    run.train(run.prepare(given), progress=False, **options)
+    return open_checkpoint(given.output) if given.kind == "diffusion" else None
+
+
+def tensors(part):
+    """The tensors of a part of a checkpoint, by name."""
+    return {name: np.array(part[name]) for name in part}
 
 
 def networks(seed=0, **options):
