@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kerasdiff
 from kerasdiff.demo.command import add_demo
+from kerasdiff.export.command import add_export
 from kerasdiff.options import MAX_PICTURES
 from kerasdiff.training.runs.command import add_train
 
@@ -33,7 +34,7 @@ SHOWN = 10  # skipped names that `info` lists
 # By name: the frameworks that raise them are not imported here.
 OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError", "XlaRuntimeError", "JaxRuntimeError"}
 
-COMMANDS = ("generate", "info", "convert", "demo", "train")
+COMMANDS = ("generate", "info", "convert", "demo", "export", "train")
 
 
 def main(arguments=None):
@@ -237,6 +238,7 @@ def _parser():
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
 
     add_demo(commands, _import_quietly)
+    add_export(commands, _import_quietly, _size)
     add_train(commands, _import_quietly)
     return parser
 

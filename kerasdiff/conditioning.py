@@ -131,7 +131,7 @@ def network_inputs(config, positive, negative, guidance_scale, height, width):
         height, width: of the picture, in pixels: SDXL's original and target size; no crop.
 
     Returns:
-        dict of float32 arrays: `context` and, where the network has them, `added_embedding` and
+        dict of float32 tensors: `context` and, where the network has them, `added_embedding` and
         `guidance_embedding`.
 
     Raises:
@@ -143,23 +143,20 @@ def network_inputs(config, positive, negative, guidance_scale, height, width):
             f"{positive.context.shape[1]}"
         )
     sides = [positive] if negative is None else [negative, positive]
-    inputs = {"context": np.concatenate([side.context for side in sides])}
-    count = len(inputs["context"])
+    inputs = {"context": ops.concatenate([side.context for side in sides])}
+    count = ops.shape(inputs["context"])[0]
     if config.added_embed_dim:
-        numbers = np.array([height, width, 0, 0, height, width], "float32")
-        sizes = to_numpy(_embedded(numbers, config)).reshape(1, -1)  # (1, 6 * width)
-        pooled = np.concatenate([side.pooled for side in sides])
-        inputs["added_embedding"] = np.concatenate([pooled, sizes.repeat(count, axis=0)], axis=-1)
+        numbers = [ops.cast(number, "float32") for number in (height, width, 0, 0, height, width)]
+        rule = config.size_embed_dim, config.flip_sin_to_cos, config.freq_shift
+        sizes = ops.reshape(timestep_embedding(ops.stack(numbers), *rule), (1, -1))  # (1, 6 width)
+        sizes = ops.broadcast_to(sizes, (count, 6 * config.size_embed_dim))
+        pooled = ops.concatenate([side.pooled for side in sides])
+        inputs["added_embedding"] = ops.concatenate([pooled, sizes], axis=-1)
     if config.time_cond_dim:
-        scale = np.full((count,), 1000.0 * (guidance_scale - 1.0), "float32")
-        embedding = timestep_embedding(scale, config.time_cond_dim, False, 1.0)
-        inputs["guidance_embedding"] = to_numpy(embedding)
+        scale = ops.cast(1000.0 * (guidance_scale - 1.0), "float32")
+        scales = ops.broadcast_to(scale, (count,))
+        inputs["guidance_embedding"] = timestep_embedding(scales, config.time_cond_dim, False, 1.0)
     return inputs
-
-
-def _embedded(numbers, config):
-    rule = config.flip_sin_to_cos, config.freq_shift
-    return timestep_embedding(numbers, config.size_embed_dim, *rule)
 
 
 def to_numpy(tensor):

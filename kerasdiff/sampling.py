@@ -41,8 +41,8 @@ class Carry(NamedTuple):
 
 def new_carry(x):
     """The carry before the first row, from starting latents (B, h, w, C)."""
-    x = np.asarray(x, "float32")
-    past = np.zeros((3, *x.shape), "float32")
+    x = ops.convert_to_tensor(x, "float32")
+    past = ops.zeros((3, *ops.shape(x)), "float32")
     return Carry(x, x, past, past)
 
 

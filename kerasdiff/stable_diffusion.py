@@ -161,6 +161,32 @@ class StableDiffusion(CompiledModels):
         text = conditioning.as_conditioning(encoded_text, network, "encoded_text")
         return self._generate(text, negative_prompt, batch_size, options)
 
+    def export(self, path, format="tf_saved_model", **options):
+        """Writes the whole sampler as files that run without kerasdiff and Keras.
+
+        Args:
+            path: a new or empty folder.
+            format: "tf_saved_model": text encoders, loop and autoencoder as one SavedModel, whose
+                signatures take tokens, a seed, steps and guidance and give pictures.
+            **options: of the format. `tf_saved_model` takes `tasks` (some of "text_to_image",
+                "image_to_image", "inpaint"), `img_height`, `img_width` (None: the model's),
+                `batch_size`, `free_size` (any size and batch, without XLA), `jit_compile`,
+                `sampler`, `schedule`, `eta` and `max_steps` (100).
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: an argument does not fit.
+            CheckpointError: the folder holds something or cannot be written to; nothing is left.
+        """
+        from kerasdiff.export import export  # TensorFlow: not before it is needed
+
+        height, width = options.pop("img_height", None), options.pop("img_width", None)
+        options["img_height"] = self.img_height if height is None else height
+        options["img_width"] = self.img_width if width is None else width
+        return export(self, path, format, **options)
+
     def _generate(
         self, text, negative_prompt, batch_size, options, image=None, mask=None, strength=1.0
     ):
@@ -200,7 +226,7 @@ class StableDiffusion(CompiledModels):
         streams = [TorchStream(seed) for seed in options.seeds(count)]
         noise = start.broadcast_noise(options.diffusion_noise, count, shape)
         paints = self.config.diffusion_model.in_channels != channels
-        drawn = (table, streams, shape)
+        drawn = (table, partial(start.draw, streams, shape))
         if image is None:
             if paints:
                 raise ValueError("this checkpoint is for inpainting: call `inpaint`")
@@ -211,7 +237,8 @@ class StableDiffusion(CompiledModels):
         drawn = (*drawn, self.encode_pictures, image)
         if mask is not None:
             mask = images.to_mask(mask, height, width)
-            return partial(start.prepare_inpainting, *drawn, mask, paints, noise)
+            drawn = (*drawn, mask, factor, paints, table.initial_signal == 0.0)
+            return partial(start.prepare_inpainting, *drawn, noise)
         if paints:
             raise ValueError("this checkpoint is for inpainting: call `inpaint` with a mask")
         return partial(start.prepare_from_image, *drawn, noise)

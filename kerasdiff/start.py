@@ -1,4 +1,4 @@
-"""Where a run starts: latents, noise and the known part, drawn on the host before the loop.
+"""Where a run starts: latents, noise and the known part, drawn before the loop.
 
 Noise is data: each picture has its own stream, and all that a run will need is drawn from it here,
 in diffusers' order (the picture's posterior sample, starting noise, the masked picture's posterior
@@ -9,6 +9,7 @@ here, whatever the batch size.
 from typing import NamedTuple
 
 import numpy as np
+from keras import ops
 
 from kerasdiff.options import finite_floats
 
@@ -27,54 +28,55 @@ class Start(NamedTuple):
     inputs: dict
 
 
-def prepare(table, streams, shape, given_noise=None):
+def prepare(table, draw, given_noise=None):
     """The start of text to image: noise alone.
 
     Args:
         table: a sampler's `Table`.
-        streams: a noise stream for each of B pictures.
-        shape: (h, w, C) of the latents.
+        draw: a function that gives the next standard normal noise of all pictures, (B, h, w, C).
         given_noise: (B, h, w, C) instead of drawn starting noise.
     """
-    noise = draw(streams, shape) if given_noise is None else given_noise
-    return Start(table.initial_noise * noise, _step_noise(table, streams, shape), {})
+    noise = draw() if given_noise is None else given_noise
+    return Start(table.initial_noise * noise, _step_noise(table, draw), {})
 
 
-def prepare_from_image(table, streams, shape, encode, image, given_noise=None):
+def prepare_from_image(table, draw, encode, image, given_noise=None):
     """The start of image to image: the picture's latents, noised up to the first row.
 
     Args:
         encode: (pictures, posterior noise) -> latents (B, h, w, C).
         image: (B or 1, H, W, 3) float32 in [-1, 1].
     """
-    known = encode(image, draw(streams, shape))
-    noise = draw(streams, shape) if given_noise is None else given_noise
+    known = encode(image, draw())
+    noise = draw() if given_noise is None else given_noise
     x = table.initial_signal * known + table.initial_noise * noise
-    return Start(x, _step_noise(table, streams, shape), {})
+    return Start(x, _step_noise(table, draw), {})
 
 
-def prepare_inpainting(table, streams, shape, encode, image, mask, paints, given_noise=None):
+def prepare_inpainting(
+    table, draw, encode, image, mask, factor, paints, from_noise, given_noise=None
+):
     """The start of inpainting.
 
     Args:
-        mask: (1, H, W, 1) float32, 1 where the picture is painted anew.
+        mask: (1, H, W, 1) float32, 1 where the picture is painted anew, else 0.
+        factor: pixels to a latent, across.
         paints: whether the network takes mask and masked picture as channels of its own (9 in
             all); else the known part is blended in after each row.
+        from_noise: whether x starts as noise alone.
     """
-    factor = mask.shape[1] // shape[0]
-    latent_mask = np.repeat(mask[:, ::factor, ::factor], len(streams), axis=0)  # (B, h, w, 1)
     # A network that paints sees the picture only masked: its latents matter for the start alone.
-    needs_known = not paints or table.initial_signal != 0.0
-    known = encode(image, draw(streams, shape)) if needs_known else 0.0
-    noise = draw(streams, shape) if given_noise is None else given_noise
-    posterior = draw(streams, shape)
+    known = 0.0 if paints and from_noise else encode(image, draw())
+    noise = draw() if given_noise is None else given_noise
+    posterior = draw()
+    latent_mask = mask[:, ::factor, ::factor] * ops.ones_like(noise[..., :1])  # (B, h, w, 1)
     if paints:
-        masked = encode(image * (mask < 0.5), posterior)
-        inputs = {"extra_channels": np.concatenate([latent_mask, masked], axis=-1)}
+        masked = encode(image * (1.0 - mask), posterior)
+        inputs = {"extra_channels": ops.concatenate([latent_mask, masked], axis=-1)}
     else:
         inputs = {"mask": latent_mask, "known": known, "known_noise": noise}
     x = table.initial_signal * known + table.initial_noise * noise
-    return Start(x, _step_noise(table, streams, shape), inputs)
+    return Start(x, _step_noise(table, draw), inputs)
 
 
 def broadcast_noise(noise, count, shape):
@@ -95,5 +97,5 @@ def draw(streams, shape):
     return np.concatenate([stream.normal((1, channels, height, width)) for stream in streams])
 
 
-def _step_noise(table, streams, shape):
-    return [draw(streams, shape) for _ in range(table.noise_slots)]
+def _step_noise(table, draw):
+    return [draw() for _ in range(table.noise_slots)]

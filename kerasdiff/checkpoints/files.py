@@ -1,14 +1,19 @@
-"""Opening a file of tensors by what it holds, not by what it is called."""
+"""Opening a file of tensors by what it holds, not by what it is called; writing whole folders."""
 
 import json
+import os
 import re
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from kerasdiff.checkpoints.pickles import read_pickle
 from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
 
-__all__ = ["CheckpointError", "Tensors", "open_tensors", "read_json", "write_safetensors"]
+__all__ = [
+    "CheckpointError", "Tensors", "open_tensors", "read_json", "whole_folder", "write_safetensors",
+]  # fmt: skip
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_JSON = 100_000_000
@@ -52,6 +57,33 @@ def read_json(path):
     if not isinstance(table, dict):
         raise CheckpointError(f"{path}: holds a {type(table).__name__}, not a table")
     return table
+
+
+@contextmanager
+def whole_folder(path):
+    """A folder that appears at `path` complete, or, after any error, not at all.
+
+    Gives the folder to fill, which lies beside it.
+
+    Raises:
+        CheckpointError: `path` is a file or holds something, or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(f"{path}: exists and is not an empty folder")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        if path.exists():
+            path.rmdir()
+        beside.rename(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except CheckpointError as error:  # which may name the folder while it grew
+        raise CheckpointError(str(error).replace(str(beside), str(path))) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _head(path):

@@ -4,14 +4,13 @@ Tensors pass through one at a time, so that a conversion needs the memory of the
 """
 
 import json
-import os
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.detect import metadata_for
 from kerasdiff.checkpoints.diffusers_configs import to_json
+from kerasdiff.checkpoints.files import whole_folder
 from kerasdiff.checkpoints.folders import CONFIGS, TOKENIZERS
 from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
@@ -77,7 +76,7 @@ def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
         tokenizer_folders: dict of "tokenizer" and "tokenizer_2" to folders that are copied; where
             one is not given, CLIP's own vocabulary is written, if it is the text encoder's.
     """
-    with _whole_folder(path) as beside:
+    with whole_folder(path) as beside:
         _fill(beside, config, parts, dtype, tokenizer_folders or {})
 
 
@@ -88,31 +87,10 @@ def save_autoencoder(path, config, parts, dtype=None):
         path: the folder; made, or filled if it exists and is empty.
         config, parts, dtype: as for `save_file`; only "vae" is needed of the parts.
     """
-    with _whole_folder(path) as beside:
+    with whole_folder(path) as beside:
         _write_json(beside / CONFIGS["vae"], to_json(config)["vae"])
         tensors = _part(parts, "vae", dtype)
         write_safetensors(beside / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
-
-
-@contextmanager
-def _whole_folder(path):
-    """A folder that appears at `path` complete, or, after any error, not at all."""
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CheckpointError(f"{path}: exists and is not an empty folder")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        if path.exists():
-            path.rmdir()
-        beside.rename(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except CheckpointError as error:  # which may name the folder while it grew
-        raise CheckpointError(str(error).replace(str(beside), str(path))) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _fill(folder, config, parts, dtype, tokenizer_folders):

@@ -5,7 +5,7 @@ levels are visited, `one_step.py` and `multistep.py` hold the methods.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -89,15 +89,19 @@ def make_table(
     _check_schedule(name, chosen.legs, schedule)
 
     config = _spacing.with_spacing(config, schedule)
-    legs = chosen.legs(config, num_steps, eta)
+    legs, sigmas = _legs_and_sigmas(chosen.legs, config, num_steps, eta)
     steps = int(num_steps * strength)
-    sigmas = _spacing.schedule_sigmas(config)
     plan = Plan(legs, num_steps - steps, config, eta, partial(sigma_to_timestep, sigmas=sigmas))
     # Weights that come out infinite are refused below, all in one place.
     with np.errstate(all="ignore"):
         rows = list(chosen.rows(plan))
         initial = (0.0, _pure_noise(config, legs)) if from_noise else rows[0].level
         return tabulate(rows, config.prediction_type, initial, steps)
+
+
+@lru_cache(maxsize=4)  # a plan's slow half, the same for every strength
+def _legs_and_sigmas(legs, config, num_steps, eta):
+    return legs(config, num_steps, eta), _spacing.schedule_sigmas(config)
 
 
 def _pure_noise(config, legs):

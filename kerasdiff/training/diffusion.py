@@ -48,8 +48,8 @@ class DiffusionTrainer(Trainer):
         channels, latent = diffusion_model.config.in_channels, config.autoencoder.latent_channels
         if channels != latent:
             raise ValueError(
-                f"a network of {channels} channels, for inpainting, cannot be trained: batches hold "
-                f"no masks and make {latent}"
+                f"a network of {channels} channels, for inpainting, cannot be trained: batches "
+                f"hold no masks and make {latent}"
             )
         self.config = config
         self.diffusion_model, self.text_encoder = diffusion_model, text_encoder
