@@ -10,10 +10,10 @@ demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
 	$(BIN)/kerasdiff demo -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
-	$(BIN)/python -m pytest tests --ignore tests/parity -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore tests/parity --ignore tests/meaning -n 2 --dist loadfile
 
-parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
-	$(BIN)/python -m pytest tests/parity
+parity: $(VENV)/.installed-parity   ## live against diffusers; full sizes; what the demo model learns
+	$(BIN)/python -m pytest tests/parity tests/meaning
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

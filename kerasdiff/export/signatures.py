@@ -1,6 +1,7 @@
 """The named functions of an exported sampler: their inputs, and what is refused."""
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 TASKS = ("text_to_image", "image_to_image", "inpaint")
 
@@ -164,19 +165,22 @@ def _size(sampler, given):
         return [tf.identity(side) for side in size]
 
 
-def describe(signatures):
-    """Inputs and outputs of signatures for `signature.json`; None is any size."""
+def describe(folder):
+    """The signatures of a SavedModel for `signature.json`: tensors by name; -1 is any size."""
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
 
-    def as_json(specs):
+    def as_json(tensors):
         return {
-            name: {"dtype": spec.dtype.name, "shape": list(spec.shape)}
-            for name, spec in specs.items()
+            name: {
+                "tensor": info.name,  # as TensorFlow's C API asks for it
+                "dtype": tf.as_dtype(info.dtype).name,
+                "shape": [dimension.size for dimension in info.tensor_shape.dim],
+            }
+            for name, info in sorted(tensors.items())
         }
 
     return {
-        name: {
-            "inputs": as_json(function.structured_input_signature[1]),
-            "outputs": as_json(function.structured_outputs),
-        }
-        for name, function in signatures.items()
+        name: {"inputs": as_json(definition.inputs), "outputs": as_json(definition.outputs)}
+        for name, definition in sorted(saved.meta_graphs[0].signature_def.items())
+        if not name.startswith("__")
     }

@@ -70,7 +70,7 @@ def export_saved_model(
         except tf.errors.OpError as error:
             raise CheckpointError(f"{path}: cannot be written: {error.message}") from error
         facts = _facts(models, module, sampler, max_steps)
-        table = json.dumps(facts | {"signatures": describe(signatures)}, indent=2)
+        table = json.dumps(facts | {"signatures": describe(beside)}, indent=2)
         (beside / "signature.json").write_text(table + "\n")
         (beside / "README.txt").write_text(_readme(models, facts))
         for name in facts["tokens"]:
