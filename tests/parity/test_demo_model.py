@@ -1,4 +1,4 @@
-"""The shipped model is a Stable Diffusion: diffusers opens its folder and draws the same pictures."""
+"""The shipped model is a Stable Diffusion: diffusers draws the same pictures from its folder."""
 
 import numpy as np
 import pytest
