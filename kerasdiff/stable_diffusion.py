@@ -167,11 +167,13 @@ class StableDiffusion(CompiledModels):
         Args:
             path: a new or empty folder.
             format: "tf_saved_model": text encoders, loop and autoencoder as one SavedModel, whose
-                signatures take tokens, a seed, steps and guidance and give pictures.
-            **options: of the format. `tf_saved_model` takes `tasks` (some of "text_to_image",
-                "image_to_image", "inpaint"), `img_height`, `img_width` (None: the model's),
-                `batch_size`, `free_size` (any size and batch, without XLA), `jit_compile`,
-                `sampler`, `schedule`, `eta` and `max_steps` (100).
+                signatures take tokens, a seed, steps and guidance and give pictures; "litert",
+                "onnx" or "openvino": a file for each network, and the sampler as a table.
+            **options: `img_height`, `img_width` (None: the model's), `sampler`, `schedule` and
+                `max_steps`; for `tf_saved_model` also `tasks` (some of "text_to_image",
+                "image_to_image", "inpaint"), `batch_size`, `free_size` (any size and batch,
+                without XLA), `jit_compile` and `eta`; for the others `weights` ("float32",
+                "float16", "int8", as far as the format has them).
 
         Returns:
             The path.

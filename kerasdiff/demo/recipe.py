@@ -71,8 +71,8 @@ AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20), (1, 8, 3400, 20))
 
 BATCH = 48
 # pictures, last step: the first steps need no more, and start sooner
-DIFFUSION_PHASES = ((8_000, 1000), (30_000, 9000))
-DECAY = 2000  # the rate comes down in the last steps
+DIFFUSION_PHASES = ((8_000, 1000), (30_000, 5500))
+RATE, DECAY = 0.003, 1750  # held, and brought down in the last steps
 
 
 def muon(rate, **options):
@@ -121,7 +121,7 @@ def diffusion_trainer(config):
     keras.utils.set_random_seed(0)
     network, text = DiffusionModel(config.diffusion_model), TextEncoder(config.text_encoders[0])
     trainer = DiffusionTrainer(config, network, text)
-    rate = Rate(0.01, 100, DIFFUSION_PHASES[-1][1] - DECAY - 100, DECAY, 0.01)
+    rate = Rate(RATE, 100, DIFFUSION_PHASES[-1][1] - DECAY - 100, DECAY, 0.01)
     optimizer = muon(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     return trainer

@@ -2,13 +2,14 @@
 
 import argparse
 
-from kerasdiff.export import FORMATS, export
+from kerasdiff.export import FORMATS, TASKS
 
 EXAMPLE = """\
 examples:
   kerasdiff export sampler                        # the demo model, all tasks, 128x128
   kerasdiff export sampler --model sd-v1-5 --size 512x768 --tasks text_to_image
   kerasdiff export sampler --model sd-v1-5 --free-size --sampler dpmpp_2m --schedule karras
+  kerasdiff export parts --format litert --weights int8
 """
 
 
@@ -30,36 +31,38 @@ def add_export(commands, import_quietly, size):
     add.add_argument("path", help="new folder")
     add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
     add.add_argument("--format", default="tf_saved_model", choices=FORMATS, help="(%(default)s)")
-    add.add_argument("--tasks", nargs="+", metavar="TASK", help="some of the three (all)")
-    add.add_argument(
-        "--size", type=size, metavar="WxH", help="pixels; the model's own unless given"
-    )
-    add.add_argument("--batch", type=int, default=1, help="pictures at once (%(default)s)")
-    add.add_argument("--free-size", action="store_true", help="any size and batch, without XLA")
+    add.add_argument("--size", type=size, metavar="WxH", help="pixels; the model's own")
     add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")
     add.add_argument("--schedule", metavar="NAME", help="leading, linspace, trailing, karras, ...")
-    add.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
-    add.add_argument("--max-steps", type=int, default=100, help="(%(default)s)")
+    add.add_argument("--max-steps", type=int, help="100, or 50 for parts")
     add.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    add.add_argument("--jit", action=argparse.BooleanOptionalAction, default="auto", help="XLA")
+    whole = add.add_argument_group("tf_saved_model")
+    whole.add_argument("--tasks", nargs="+", metavar="TASK", help=" ".join(TASKS))
+    whole.add_argument("--batch", dest="batch_size", type=int, help="pictures at once (1)")
+    whole.add_argument("--free-size", action="store_true", help="any size and batch, without XLA")
+    whole.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
+    whole.add_argument("--jit", dest="jit_compile", action=argparse.BooleanOptionalAction)
+    single = add.add_argument_group("litert, onnx, openvino: one file for each network")
+    single.add_argument("--weights", help="float32, float16 (not onnx) or int8 (litert)")
+
+
+GIVEN = ("sampler", "schedule", "max_steps", "tasks", "batch_size", "eta", "jit_compile", "weights")
 
 
 def _export(options, import_quietly):
+    given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
+    given |= {"free_size": True} if options.free_size else {}
+    single = options.format != "tf_saved_model"
+    strange = set(given) & (
+        {"tasks", "batch_size", "free_size", "eta", "jit_compile"} if single else {"weights"}
+    )
+    if strange:
+        names = ", ".join(sorted(name.replace("_", "-") for name in strange))
+        raise ValueError(f"--format {options.format} takes no {names}")
     import_quietly()
     from kerasdiff.stable_diffusion import StableDiffusion
 
     model = StableDiffusion.from_preset(options.model, dtype=options.dtype)
-    height, width = options.size or (model.img_height, model.img_width)
-    given = {
-        "tasks": options.tasks,
-        "sampler": options.sampler,
-        "schedule": options.schedule,
-        "eta": options.eta,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    path = export(
-        model, options.path, options.format, img_height=height, img_width=width,
-        batch_size=options.batch, free_size=options.free_size, jit_compile=options.jit,
-        max_steps=options.max_steps, **given,
-    )  # fmt: skip
+    height, width = options.size or (None, None)
+    path = model.export(options.path, options.format, img_height=height, img_width=width, **given)
     print(path)

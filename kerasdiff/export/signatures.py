@@ -3,8 +3,6 @@
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-TASKS = ("text_to_image", "image_to_image", "inpaint")
-
 
 class Inputs:
     """What signatures take, as `tf.TensorSpec`s.

@@ -9,8 +9,9 @@ import tensorflow as tf
 import kerasdiff
 from kerasdiff.backend import resolve_jit_compile
 from kerasdiff.checkpoints.files import CheckpointError, whole_folder
+from kerasdiff.export import TASKS
 from kerasdiff.export.saved_model import Sampler
-from kerasdiff.export.signatures import TASKS, describe, make_signatures
+from kerasdiff.export.signatures import describe, make_signatures
 from kerasdiff.export.tables import make_tables
 from kerasdiff.options import check_batch_size, check_size
 
@@ -52,8 +53,7 @@ def export_saved_model(
     jit_compile="auto", sampler=None, schedule=None, eta=None, max_steps=100,
 ):  # fmt: skip
     """Writes a SavedModel; see `StableDiffusion.export`."""
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(f"TensorFlow exports this, and Keras runs on {keras.backend.backend()}")
+    check_backend()
     _check(tasks, free_size, jit_compile, max_steps)
     size = (None, None) if free_size else (img_height, img_width)
     if not free_size:
@@ -70,13 +70,10 @@ def export_saved_model(
         except tf.errors.OpError as error:
             raise CheckpointError(f"{path}: cannot be written: {error.message}") from error
         facts = _facts(models, module, sampler, max_steps)
+        facts["tokens"] = write_tokenizers(models, beside)
         table = json.dumps(facts | {"signatures": describe(beside)}, indent=2)
         (beside / "signature.json").write_text(table + "\n")
         (beside / "README.txt").write_text(_readme(models, facts))
-        for name in facts["tokens"]:
-            getattr(models, name.replace("tokens", "tokenizer")).save(
-                beside / name.replace("tokens", "tokenizer")
-            )
     return Path(path)
 
 
@@ -90,17 +87,29 @@ def _check(tasks, free_size, jit_compile, max_steps):
         raise ValueError(f"`max_steps` must be a whole number from 1 to 1000, not {max_steps!r}")
 
 
-def _facts(models, module, sampler, max_steps):
-    """What `signature.json` says besides the signatures."""
+def check_backend():
+    """Refuses backends whose models TensorFlow cannot trace."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"TensorFlow exports this, and Keras runs on {keras.backend.backend()}")
+
+
+def write_tokenizers(models, folder):
+    """Writes each text encoder's tokenizer; gives what a packed row looks like, by input."""
     tokens = {}
     for text, suffix in zip(models.config.text_encoders, ("", "_2"), strict=False):
         tokenizer = getattr(models, f"tokenizer{suffix}")
+        tokenizer.save(folder / f"tokenizer{suffix}")
         tokens[f"tokens{suffix}"] = {
             "length": text.max_length,
             "start": tokenizer.start_of_text,
             "end": tokenizer.end_of_text,
             "pad": tokenizer.pad_token_id,
         }
+    return tokens
+
+
+def _facts(models, module, sampler, max_steps):
+    """What `signature.json` says besides the signatures and tokens."""
     return {
         "kerasdiff": kerasdiff.__version__,
         "family": models.config.family,
@@ -111,7 +120,6 @@ def _facts(models, module, sampler, max_steps):
         "dtype": models.diffusion_model.dtype,
         "height": module.size[0],
         "width": module.size[1],
-        "tokens": tokens,
     }
 
 

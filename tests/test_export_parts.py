@@ -1,0 +1,151 @@
+"""Parts for other runtimes give Python's picture, by the loop of examples/litert."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_checkpoint import write_checkpoint
+from PIL import Image
+
+from kerasdiff import StableDiffusion
+from kerasdiff.cli import main
+from kerasdiff.configs import TINY
+from kerasdiff.export import parts
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "litert" / "paint.py"
+PROMPT = "a red house, and the lighthouse's 25 windows"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    write_checkpoint(folder, TINY["sd1"])
+    return StableDiffusion.from_preset(folder, jit_compile=False)
+
+
+@pytest.fixture(scope="module")
+def paint():
+    spec = importlib.util.spec_from_file_location("paint", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def expected(model, sampler=None):
+    return model.text_to_image(
+        PROMPT, "", seed=7, num_steps=3, unconditional_guidance_scale=5.0, sampler=sampler
+    )[0]
+
+
+def painted(paint, folder, networks):
+    facts = json.loads((folder / "sampler.json").read_text())
+    tokenizer = paint.Tokenizer(folder / "tokenizer")
+    tokens = [paint.pack(facts, tokenizer.encode(text)) for text in (PROMPT, "")]
+    return paint.paint(networks, facts, *tokens, 7, 3, 5.0)
+
+
+def difference(picture, wanted):
+    assert picture.shape == wanted.shape and wanted.std() > 10
+    return np.abs(picture.astype(int) - wanted)
+
+
+@pytest.mark.parametrize(
+    "weights, most, mean", (("float32", 2, 0.1), ("float16", 8, 0.5), ("int8", 255, 20))
+)
+def test_litert_paints_the_picture(model, paint, tmp_path, weights, most, mean):
+    pytest.importorskip("ai_edge_litert")
+    folder = model.export(tmp_path / "parts", "litert", weights=weights, max_steps=3)
+    command = [sys.executable, EXAMPLE, folder, PROMPT, tmp_path / "out.png", "--seed", "7",
+               "--steps", "3", "--guidance", "5"]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
+    with Image.open(tmp_path / "out.png") as image:
+        apart = difference(np.asarray(image), expected(model))
+    assert apart.max() <= most and apart.mean() <= mean
+    tflite = sum(path.stat().st_size for path in folder.glob("*.tflite"))
+    numbers = sum(
+        np.prod(variable.shape)
+        for network in (model.text_encoder, model.diffusion_model, model.decoder)
+        for variable in network.variables
+    )
+    assert tflite < 1.35 * numbers * {"float32": 4, "float16": 2, "int8": 1}[weights]
+
+
+class Onnx:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, name, **inputs):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(self.folder / f"{name}.onnx")
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+class OpenVino:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, name, **inputs):
+        import openvino
+
+        compiled = openvino.compile_model(self.folder / f"{name}.xml", "CPU",
+                                          {"INFERENCE_PRECISION_HINT": "f32"})  # fmt: skip
+        return {next(iter(key.names)): value for key, value in compiled(inputs).items()}
+
+
+@pytest.mark.parametrize(
+    "format, package, runtime", (("onnx", "tf2onnx", Onnx), ("openvino", "openvino", OpenVino))
+)
+def test_other_runtimes_paint_the_picture(model, paint, tmp_path, format, package, runtime):
+    pytest.importorskip(package)
+    folder = model.export(tmp_path / "parts", format, max_steps=3, sampler="dpmpp_2m_sde")
+    picture = painted(paint, folder, runtime(folder))
+    assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
+
+
+def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ValueError, match=r"pip install 'kerasdiff\[openvino\]'"):
+        model.export(tmp_path / "parts", "openvino")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"format": "litert", "weights": "int4"}, "`weights` of litert must be one of float32,"),
+        ({"format": "onnx", "weights": "int8"}, "`weights` of onnx must be one of float32,"),
+        ({"format": "litert", "img_width": 31}, "multiple of 2"),
+    ],
+)
+def test_wrong_options_are_named_and_leave_nothing(model, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.export(tmp_path / "parts", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_conversion_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(parts._WRITERS, "litert", fail)
+    with pytest.raises(ValueError, match="parts: cannot be written: No space left on device"):
+        model.export(tmp_path / "parts", "litert", max_steps=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_exports_parts(tmp_path, capsys):
+    pytest.importorskip("ai_edge_litert")
+    write_checkpoint(tmp_path / "model", TINY["sd1"])
+    arguments = ["export", str(tmp_path / "out"), "--model", str(tmp_path / "model")]
+    assert main([*arguments, "--format", "litert", "--max-steps", "2", "--weights", "int8"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"text_encoder.tflite", "diffusion_model.tflite", "decoder.tflite",
+                     "sampler.json", "tokenizer"}  # fmt: skip
