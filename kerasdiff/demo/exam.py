@@ -60,11 +60,35 @@ def main():
     parser.add_argument("--sampler")
     given = parser.parse_args()
     model = StableDiffusion.from_preset(given.model)
+    model.text_to_image(["", ""] * (BATCH // 2), num_steps=1)  # compiles
+    columns = {}
     for steps in given.steps:
         for guidance in given.guidance:
             result, _, seconds = examine(model, given.count, steps, guidance, sampler=given.sampler)
-            print(f"{steps} steps, guidance {guidance:g}, {seconds:.2f} s a picture")
-            print(table(result))
+            columns[f"{steps}, {guidance:g}"] = result, seconds
+            print(f"{steps} steps, guidance {guidance:g}, {seconds:.2f} s a picture", flush=True)
+            print(table(result), flush=True)
+    print(matrix(columns, given.count))
+
+
+def matrix(columns, count):
+    """Scores side by side as a table in Markdown: percent right, and seconds a picture.
+
+    Args:
+        columns: heading to (score, seconds).
+        count: how many prompts were judged.
+    """
+    lines = [
+        f"| {count} prompts; steps, guidance | {' | '.join(columns)} |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    first, _ = next(iter(columns.values()))
+    for category, (_, counted) in first.items():
+        shares = [score[category][0] / counted for score, _ in columns.values()]
+        cells = " | ".join(f"{100.0 * share:.0f}" for share in shares)
+        lines.append(f"| {category} ({counted}) | {cells} |")
+    cells = " | ".join(f"{seconds:.2f}" for _, seconds in columns.values())
+    return "\n".join([*lines, f"| seconds a picture | {cells} |"])
 
 
 if __name__ == "__main__":

@@ -163,8 +163,21 @@ def _write_onnx(part, saved, target, weights):
         return part.function(**dict(zip(part.inputs, given, strict=True)))
 
     specs = [tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()]
-    path = str(target.with_suffix(".onnx"))
-    tf2onnx.convert.from_function(tf.function(run), specs, opset=18, output_path=path)
+    tf2onnx.convert.from_function(
+        tf.function(run), specs, opset=18, custom_op_handlers={"Erfc": (_erfc, [])},
+        output_path=str(target.with_suffix(".onnx")),
+    )  # fmt: skip
+
+
+def _erfc(graph, node, *_):
+    """ONNX has erf alone: erfc = 1 - erf."""
+    (given,), (output,) = node.input, node.output
+    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
+    graph.remove_node(node.name)
+    one = graph.make_const(f"{node.name}_one", np.float32(1.0))
+    erf = graph.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
+    return graph.make_node("Sub", [one.output[0], erf.output[0]], name=node.name,
+                           outputs=[output], shapes=[shape], dtypes=[dtype])  # fmt: skip
 
 
 def _write_openvino(part, saved, target, weights):
