@@ -98,6 +98,13 @@ def _import_quietly():
         os.close(nowhere)
 
 
+def _open(preset, dtype):
+    _import_quietly()
+    from kerasdiff.stable_diffusion import StableDiffusion
+
+    return StableDiffusion.from_preset(preset, dtype=dtype)
+
+
 def _paint(model, options, seed):
     """The pictures, and the strength that was used, or None without a picture to start from."""
     height, width = options.size or (None, None)
@@ -238,7 +245,7 @@ def _parser():
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
 
     add_demo(commands, _import_quietly)
-    add_export(commands, _import_quietly, _size)
+    add_export(commands, _open, _size)
     add_train(commands, _import_quietly)
     return parser
 

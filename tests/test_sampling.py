@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from kerasdiff.configs import SD1, TINY
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.noise import TorchStream
 from kerasdiff.samplers import make_table
-from kerasdiff.start import prepare
+from kerasdiff.start import draw, prepare
 
 SHAPE = (6, 8, 4)
 CUT = ("lms", "plms", "unipc", "heun", "dpmpp_2m_sde")
@@ -29,7 +30,7 @@ def network(seed=0):
 
 
 def start(table, seed=1):
-    return prepare(table, [TorchStream(seed)], SHAPE)
+    return prepare(table, partial(draw, [TorchStream(seed)], SHAPE))
 
 
 def inputs():
@@ -93,6 +94,7 @@ def test_a_run_cut_after_any_row_continues_in_a_new_process(program, tmp_path):
 
 CONTINUE = """
 import sys
+from functools import partial
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, "tests")

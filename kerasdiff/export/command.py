@@ -13,12 +13,12 @@ examples:
 """
 
 
-def add_export(commands, import_quietly, size):
+def add_export(commands, open_model, size):
     """Adds the command to a parser's sub-commands.
 
     Args:
         commands: what `add_subparsers` gives.
-        import_quietly: function that imports the framework.
+        open_model: function of a checkpoint and a dtype that gives a `StableDiffusion`.
         size: what reads WxH.
     """
     add = commands.add_parser(
@@ -27,7 +27,7 @@ def add_export(commands, import_quietly, size):
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.set_defaults(run=lambda options: _export(options, import_quietly))
+    add.set_defaults(run=lambda options: _export(options, open_model))
     add.add_argument("path", help="new folder")
     add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
     add.add_argument("--format", default="tf_saved_model", choices=FORMATS, help="(%(default)s)")
@@ -49,7 +49,7 @@ def add_export(commands, import_quietly, size):
 GIVEN = ("sampler", "schedule", "max_steps", "tasks", "batch_size", "eta", "jit_compile", "weights")
 
 
-def _export(options, import_quietly):
+def _export(options, open_model):
     given = {name: getattr(options, name) for name in GIVEN if getattr(options, name) is not None}
     given |= {"free_size": True} if options.free_size else {}
     single = options.format != "tf_saved_model"
@@ -59,10 +59,7 @@ def _export(options, import_quietly):
     if strange:
         names = ", ".join(sorted(name.replace("_", "-") for name in strange))
         raise ValueError(f"--format {options.format} takes no {names}")
-    import_quietly()
-    from kerasdiff.stable_diffusion import StableDiffusion
-
-    model = StableDiffusion.from_preset(options.model, dtype=options.dtype)
+    model = open_model(options.model, options.dtype)
     height, width = options.size or (None, None)
     path = model.export(options.path, options.format, img_height=height, img_width=width, **given)
     print(path)
