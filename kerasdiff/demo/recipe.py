@@ -71,14 +71,17 @@ AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20), (1, 8, 3400, 20))
 
 BATCH = 48
 # pictures, last step: the first steps need no more, and start sooner
-DIFFUSION_PHASES = ((8_000, 1000), (30_000, 5500))
-RATE, DECAY = 0.003, 1750  # held, and brought down in the last steps
+DIFFUSION_PHASES = ((8_000, 1000), (30_000, 8000))
+RATE, DECAY = 0.004, 3000  # held, and brought down in the last steps
+# Without decay 3,000 steps at 0.01 made the weights ten times as large as they began: attention
+# was of one token alone, and words of shape and place went unlearnt.
+WEIGHT_DECAY = 0.1
 
 
-def muon(rate, **options):
+def muon(rate, weight_decay=None, **options):
     """Muon for matrices and convolutions, and Adam at a fifth of the rate for the rest."""
     return Muon(
-        rate, adam_lr_ratio=0.2, weight_decay=None, adam_weight_decay=None,
+        rate, adam_lr_ratio=0.2, weight_decay=weight_decay, adam_weight_decay=None,
         exclude_layers=["conv_in", "conv_out"], **options,
     )  # fmt: skip
 
@@ -122,7 +125,7 @@ def diffusion_trainer(config):
     network, text = DiffusionModel(config.diffusion_model), TextEncoder(config.text_encoders[0])
     trainer = DiffusionTrainer(config, network, text)
     rate = Rate(RATE, 100, DIFFUSION_PHASES[-1][1] - DECAY - 100, DECAY, 0.01)
-    optimizer = muon(rate, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
+    optimizer = muon(rate, WEIGHT_DECAY, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     return trainer
 
