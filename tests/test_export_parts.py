@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_checkpoint import write_checkpoint
 from PIL import Image
 
 from kerasdiff import StableDiffusion
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
+from kerasdiff.demo.checkpoint import write_checkpoint
 from kerasdiff.export import parts
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "litert" / "paint.py"
