@@ -11,6 +11,7 @@ RUNS = (
     ("attention",),
     ("attention", "--backward", "--cases", "2x8x4096x40", "1x8x16384x40"),
     ("loading",),
+    ("training", "--batch", "48", "--steps", "8"),
 )
 TARGET = Path(__file__).with_name("RESULTS.md")
 
