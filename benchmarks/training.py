@@ -100,11 +100,12 @@ def main():
     batch = make_batch(given.batch)
     with tempfile.TemporaryDirectory() as temporary:
         model = StableDiffusion(checkpoint=CONFIG)
-        save(model, Path(temporary) / "demo")
+        folder = Path(temporary) / "demo"
+        save(model, folder)
         steps = {
             "kerasdiff, graph": ours(model, batch, False),
-            "kerasdiff, XLA": ours(StableDiffusion(checkpoint=CONFIG), batch, True),
-            "diffusers, torch": theirs(Path(temporary) / "demo", batch),
+            "kerasdiff, XLA": ours(StableDiffusion.from_preset(folder), batch, True),
+            "diffusers, torch": theirs(folder, batch),
         }
         seconds, first = {name: [] for name in steps}, {}
         for i in range(given.steps + 2):
