@@ -168,7 +168,8 @@ class StableDiffusion(CompiledModels):
             path: a new or empty folder.
             format: "tf_saved_model": text encoders, loop and autoencoder as one SavedModel, whose
                 signatures take tokens, a seed, steps and guidance and give pictures; "litert",
-                "onnx" or "openvino": a file for each network, and the sampler as a table.
+                "onnx", "openvino" or "coreml": a file for each network, and the sampler as a
+                table.
             **options: `img_height`, `img_width` (None: the model's), `sampler`, `schedule` and
                 `max_steps`; for `tf_saved_model` also `tasks` (some of "text_to_image",
                 "image_to_image", "inpaint"), `batch_size`, `free_size` (any size and batch,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from kerasdiff import StableDiffusion
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
 from kerasdiff.demo.checkpoint import write_checkpoint
-from kerasdiff.export import parts
+from kerasdiff.export import converters
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "litert" / "paint.py"
 PROMPT = "a red house, and the lighthouse's 25 windows"
@@ -108,6 +109,47 @@ def test_other_runtimes_paint_the_picture(model, paint, tmp_path, format, packag
     assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
 
 
+@pytest.mark.parametrize("weights, dtype", (("float32", "FLOAT32"), ("float16", "FLOAT16")))
+def test_core_ml_packages_name_what_goes_in_and_out(model, tmp_path, weights, dtype):
+    """Core ML runs on Apple's systems alone: here its specification is read, no picture made."""
+    coremltools = pytest.importorskip("coremltools")
+    folder = model.export(tmp_path / "parts", "coreml", max_steps=3, weights=weights)
+    wanted = {
+        "text_encoder": ({"tokens": (1, 77)}, {"context"}),
+        "diffusion_model": (
+            {"latent": (1, 16, 16, 4), "timestep": (1,), "context": (1, 77, 32)}, {"prediction"},
+        ),
+        "decoder": ({"latents": (1, 16, 16, 4)}, {"images"}),
+    }  # fmt: skip
+    numbers = size = 0
+    for name, (inputs, outputs) in wanted.items():
+        package = folder / f"{name}.mlpackage"
+        spec = coremltools.utils.load_spec(str(package))
+        given = {each.name: each.type.multiArrayType for each in spec.description.input}
+        assert {key: tuple(value.shape) for key, value in given.items()} == inputs
+        assert {each.name for each in spec.description.output} == outputs
+        (function,) = spec.mlProgram.functions.values()
+        (block,) = function.block_specializations.values()
+        used = {(op.type, dtype_of(each)) for op in block.operations for each in op.outputs}
+        assert {pair for pair in used if pair[0] == "matmul"} == {("matmul", dtype)}
+        exact = {"sin", "cos", "softmax", "square", "rsqrt"}
+        assert {kind for name, kind in used if name in exact} == {"FLOAT32"}
+        size += (package / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+    numbers = sum(
+        np.prod(variable.shape)
+        for network in (model.text_encoder, model.diffusion_model, model.decoder)
+        for variable in network.variables
+    )
+    assert size < 1.2 * numbers * {"float32": 4, "float16": 2}[weights]
+
+
+def dtype_of(output):
+    """Name of a Core ML tensor's element type."""
+    from coremltools.proto.MIL_pb2 import DataType
+
+    return DataType.Name(output.type.tensorType.dataType)
+
+
 def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError, match=r"pip install 'kerasdiff\[openvino\]'"):
@@ -129,15 +171,22 @@ def test_wrong_options_are_named_and_leave_nothing(model, tmp_path, options, mes
     assert not list(tmp_path.iterdir())
 
 
-def test_a_conversion_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
-    pytest.importorskip("ai_edge_litert")
+@pytest.mark.parametrize("format", ("litert", "onnx", "openvino", "coreml"))
+def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch, format):
+    pytest.importorskip(converters.PACKAGES[format])
+    write = converters._CONVERTERS[format]
 
-    def fail(*_):
-        raise OSError(28, "No space left on device")
+    def write_on_a_full_disk(*given):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            write(*given)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setitem(parts._WRITERS, "litert", fail)
-    with pytest.raises(ValueError, match="parts: cannot be written: No space left on device"):
-        model.export(tmp_path / "parts", "litert", max_steps=1)
+    monkeypatch.setitem(converters._CONVERTERS, format, write_on_a_full_disk)
+    with pytest.raises(ValueError, match="parts: .*cannot be written: "):
+        model.export(tmp_path / "parts", format, max_steps=1)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,7 @@
 """Ways out: the whole sampler, or its parts, as files that run without kerasdiff."""
 
 TASKS = ("text_to_image", "image_to_image", "inpaint")
-FORMATS = ("tf_saved_model", "litert", "onnx", "openvino")
+FORMATS = ("tf_saved_model", "litert", "onnx", "openvino", "coreml")
 
 
 def export(models, path, format="tf_saved_model", **options):

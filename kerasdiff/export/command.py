@@ -42,7 +42,7 @@ def add_export(commands, open_model, size):
     whole.add_argument("--free-size", action="store_true", help="any size and batch, without XLA")
     whole.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
     whole.add_argument("--jit", dest="jit_compile", action=argparse.BooleanOptionalAction)
-    single = add.add_argument_group("litert, onnx, openvino: one file for each network")
+    single = add.add_argument_group("litert, onnx, openvino, coreml: one file for each network")
     single.add_argument("--weights", help="float32, float16 (not onnx) or int8 (litert)")
 
 

@@ -1,28 +1,24 @@
 """Text encoder, network and decoder as files of their own; the loop is left to the caller.
 
-LiteRT (phones), ONNX and OpenVINO. The sampler goes along as a table of numbers, which makes the
-caller's loop a weighted sum a row; see examples/litert.
+LiteRT and Core ML (phones), ONNX and OpenVINO. The sampler goes along as a table of numbers, which
+makes the caller's loop a weighted sum a row; see examples/litert.
 """
 
 import json
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from kerasdiff.checkpoints.files import whole_folder
+from kerasdiff.checkpoints.files import CheckpointError, whole_folder
 from kerasdiff.diffusion_model import timestep_embedding
+from kerasdiff.export.converters import check_converter, convert
 from kerasdiff.export.writing import check_backend, write_tokenizers
 from kerasdiff.options import check_size
 from kerasdiff.samplers import COLUMNS, make_table
-
-WEIGHTS = {"litert": ("float32", "float16", "int8"), "onnx": ("float32",)}
-WEIGHTS["openvino"] = ("float32", "float16")
-PACKAGES = {"litert": "tensorflow", "onnx": "tf2onnx", "openvino": "openvino"}
 
 
 class Part(NamedTuple):
@@ -98,23 +94,17 @@ def export_parts(
     """Writes a folder of parts; see `StableDiffusion.export`."""
     check_backend()
     check_size(img_height, img_width, models.config.autoencoder.factor)
-    if weights not in WEIGHTS[format]:
-        raise ValueError(
-            f"`weights` of {format} must be one of {', '.join(WEIGHTS[format])}, not {weights!r}"
-        )
-    try:
-        import_module(PACKAGES[format])
-    except ImportError as error:
-        raise ValueError(
-            f"{format} needs the package {PACKAGES[format]}: pip install 'kerasdiff[{format}]'"
-        ) from error
+    check_converter(format, weights)
     with whole_folder(path) as beside:
         tables = _tables(models.config.schedule, sampler, schedule, max_steps)
         for part in make_parts(models, img_height, img_width):
-            scratch = beside / "scratch"
-            _save(part, scratch)
-            _WRITERS[format](part, scratch, beside / part.name, weights)
-            shutil.rmtree(scratch)
+            try:
+                _save(part, beside / "scratch")
+                convert(format, part, beside / "scratch", beside / part.name, weights)
+            except (RuntimeError, tf.errors.OpError) as error:
+                reason = getattr(error, "message", error)
+                raise CheckpointError(f"{path}: {part.name} cannot be written: {reason}") from error
+            shutil.rmtree(beside / "scratch")
         facts = {"columns": COLUMNS, "tokens": write_tokenizers(models, beside), "steps": tables}
         factor = models.config.autoencoder.factor
         channels = models.config.autoencoder.latent_channels
@@ -144,47 +134,3 @@ def _save(part, folder):
     inputs = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()}
     function = tf.function(part.function, autograph=False).get_concrete_function(**inputs)
     tf.saved_model.save(module, str(folder), {"run": function})
-
-
-def _write_litert(part, saved, target, weights):
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=["run"])
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    if weights != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if weights == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    target.with_suffix(".tflite").write_bytes(converter.convert())
-
-
-def _write_onnx(part, saved, target, weights):
-    import tf2onnx
-
-    def run(*given):
-        return part.function(**dict(zip(part.inputs, given, strict=True)))
-
-    specs = [tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()]
-    tf2onnx.convert.from_function(
-        tf.function(run), specs, opset=18, custom_op_handlers={"Erfc": (_erfc, [])},
-        output_path=str(target.with_suffix(".onnx")),
-    )  # fmt: skip
-
-
-def _erfc(graph, node, *_):
-    """ONNX has erf alone: erfc = 1 - erf."""
-    (given,), (output,) = node.input, node.output
-    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
-    graph.remove_node(node.name)
-    one = graph.make_const(f"{node.name}_one", np.float32(1.0))
-    erf = graph.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
-    return graph.make_node("Sub", [one.output[0], erf.output[0]], name=node.name,
-                           outputs=[output], shapes=[shape], dtypes=[dtype])  # fmt: skip
-
-
-def _write_openvino(part, saved, target, weights):
-    import openvino
-
-    model = openvino.convert_model(str(saved))
-    openvino.save_model(model, target.with_suffix(".xml"), compress_to_fp16=weights == "float16")
-
-
-_WRITERS = {"litert": _write_litert, "onnx": _write_onnx, "openvino": _write_openvino}

@@ -1,0 +1,124 @@
+"""One network as a file of another runtime: LiteRT, ONNX, OpenVINO or Core ML."""
+
+from importlib import import_module
+
+import numpy as np
+import tensorflow as tf
+
+WEIGHTS = {
+    "litert": ("float32", "float16", "int8"),
+    "onnx": ("float32",),
+    "openvino": ("float32", "float16"),
+    "coreml": ("float32", "float16"),
+}
+PACKAGES = {
+    "litert": "tensorflow",
+    "onnx": "tf2onnx",
+    "openvino": "openvino",
+    "coreml": "coremltools",
+}
+
+
+def check_converter(format, weights):
+    """Refuses weights that a format has not, and a format whose package is not installed."""
+    if weights not in WEIGHTS[format]:
+        raise ValueError(
+            f"`weights` of {format} must be one of {', '.join(WEIGHTS[format])}, not {weights!r}"
+        )
+    try:
+        import_module(PACKAGES[format])
+    except ImportError as error:
+        raise ValueError(
+            f"{format} needs the package {PACKAGES[format]}: pip install 'kerasdiff[{format}]'"
+        ) from error
+
+
+def convert(format, part, saved, target, weights):
+    """Writes a `Part`.
+
+    Args:
+        saved: the part as a SavedModel, with the signature "run".
+        target: the file to write, without its suffix.
+        weights: one of `WEIGHTS[format]`.
+    """
+    _CONVERTERS[format](part, saved, target, weights)
+
+
+def _litert(part, saved, target, weights):
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=["run"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if weights != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if weights == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    target.with_suffix(".tflite").write_bytes(converter.convert())
+
+
+def _onnx(part, saved, target, weights):
+    import tf2onnx
+
+    def run(*given):
+        return part.function(**dict(zip(part.inputs, given, strict=True)))
+
+    specs = [tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()]
+    tf2onnx.convert.from_function(
+        tf.function(run), specs, opset=18, custom_op_handlers={"Erfc": (_onnx_erfc, [])},
+        output_path=str(target.with_suffix(".onnx")),
+    )  # fmt: skip
+
+
+def _onnx_erfc(graph, node, *_):
+    """ONNX has erf alone: erfc = 1 - erf."""
+    (given,), (output,) = node.input, node.output
+    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
+    graph.remove_node(node.name)
+    one = graph.make_const(f"{node.name}_one", np.float32(1.0))
+    erf = graph.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
+    return graph.make_node("Sub", [one.output[0], erf.output[0]], name=node.name,
+                           outputs=[output], shapes=[shape], dtypes=[dtype])  # fmt: skip
+
+
+def _openvino(part, saved, target, weights):
+    import openvino
+
+    model = openvino.convert_model(str(saved))
+    openvino.save_model(model, target.with_suffix(".xml"), compress_to_fp16=weights == "float16")
+
+
+def _coreml(part, saved, target, weights):
+    import coremltools as ct
+    from coremltools.converters.mil import Builder, register_tf_op
+
+    @register_tf_op(tf_alias=["Erfc"], override=True)
+    def erfc(context, node):  # Core ML too has erf alone
+        erf = Builder.erf(x=context[node.inputs[0]])
+        context.add(node.name, Builder.sub(x=np.float32(1.0), y=erf, name=node.name))
+
+    module = tf.saved_model.load(str(saved))  # held: its function's variables die with it
+    function = module.signatures["run"]
+    half = ct.transform.FP16ComputePrecision(lambda operation: not _needs_range(operation))
+    model = ct.convert(
+        [function], source="tensorflow", convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS17,
+        compute_precision=half if weights == "float16" else ct.precision.FLOAT32,
+        inputs=[
+            ct.TensorType(name, tuple(s.shape), dtype=s.dtype.as_numpy_dtype)
+            for name, s in part.inputs.items()
+        ],
+    )  # fmt: skip
+    spec = model.get_spec()
+    for name, tensor in zip(sorted(function.structured_outputs), function.outputs, strict=True):
+        ct.utils.rename_feature(spec, tensor.op.name, name)
+    ct.models.MLModel(spec, weights_dir=model.weights_dir).save(
+        str(target.with_suffix(".mlpackage"))
+    )
+
+
+def _needs_range(operation):
+    """Whether half precision is too coarse: a timestep's angles, statistics of norms, softmax."""
+    children = [child for output in operation.outputs for child in output.child_ops]
+    kinds = {each.op_type for each in (operation, *children)} & {"sin", "cos"}
+    return bool(kinds) or operation.op_type in {"square", "reduce_mean", "rsqrt", "softmax"}
+
+
+_CONVERTERS = {"litert": _litert, "onnx": _onnx, "openvino": _openvino, "coreml": _coreml}
