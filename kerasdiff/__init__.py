@@ -17,10 +17,13 @@ _HOMES = {
     "NoiseScheduler": "noise_scheduler",
     "MemoryEfficientAttention": "attention",
 }
-__all__ = list(_HOMES)
+_ROOMS = ("models", "images")  # reached without a further import
+__all__ = [*_HOMES, *_ROOMS]
 
 
 def __getattr__(name):
+    if name in _ROOMS:
+        return import_module(f"kerasdiff.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'kerasdiff' has no attribute {name!r}")
     return getattr(import_module(f"kerasdiff.{_HOMES[name]}"), name)

@@ -48,8 +48,11 @@ class TextEncoder(Network):
         policy = to_policy(dtype)
         tokens = keras.Input((None,), name="tokens", dtype="int32")
         positions = keras.Input((None,), name="positions", dtype="int32")
-        x = _embed(tokens, positions, config, policy)
-        states = [x]
+        embeddings = TextEmbeddings(
+            config.vocab_size, config.max_length, config.width, name=f"{ROOT}.embeddings",
+            dtype=policy,
+        )  # fmt: skip
+        states = [embeddings(tokens, positions)]
         for i in range(config.depth):
             block = TextBlock(
                 config.heads, config.mlp_width, config.activation, config.epsilon,
@@ -79,17 +82,38 @@ def _check(config):
         )
 
 
-def _embed(tokens, positions, config, policy):
-    """(B, T) ids and (1 or B, T) positions to (B, T, width)."""
-    tables = {"token_embedding": config.vocab_size, "position_embedding": config.max_length}
-    parts = [
-        keras.layers.Embedding(
-            size, config.width, embeddings_initializer=initializer("random_normal"),
-            name=f"{ROOT}.embeddings.{leaf}", dtype=policy,
-        )(ids)
-        for (leaf, size), ids in zip(tables.items(), (tokens, positions), strict=True)
-    ]  # fmt: skip
-    return keras.layers.Add(name=f"{ROOT}.embeddings", dtype=policy)(parts)
+@keras.saving.register_keras_serializable("kerasdiff")
+class TextEmbeddings(Composite):
+    """(B, T) ids and (1 or B, T) positions to (B, T, width).
+
+    Args:
+        vocab_size, max_length: rows of the two tables.
+        width: of both.
+    """
+
+    FIELDS = ("vocab_size", "max_length", "width")
+
+    def __init__(self, vocab_size, max_length, width, **kwargs):
+        super().__init__(**kwargs)
+        self.vocab_size, self.max_length, self.width = vocab_size, max_length, width
+        self.token_embedding = self._table("token_embedding", vocab_size)
+        self.position_embedding = self._table("position_embedding", max_length)
+
+    def _table(self, leaf, rows):
+        start = initializer("random_normal")
+        return self.part(
+            keras.layers.Embedding, leaf, rows, output_dim=self.width, embeddings_initializer=start
+        )
+
+    def build(self, tokens_shape, positions_shape):
+        self.token_embedding.build(tokens_shape)
+        self.position_embedding.build(positions_shape)
+
+    def call(self, tokens, positions):
+        return self.token_embedding(tokens) + self.position_embedding(positions)
+
+    def compute_output_shape(self, tokens_shape, positions_shape):
+        return (*tokens_shape, self.width)
 
 
 @keras.saving.register_keras_serializable("kerasdiff")

@@ -15,7 +15,7 @@ FLOORS = {
     5: "compiled_models",
     6: "export",
     7: "stable_diffusion",
-    8: "training",
+    8: "training models",
     9: "demo",
     10: "cli web",
 }

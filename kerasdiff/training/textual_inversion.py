@@ -10,7 +10,7 @@ from keras import ops
 
 from kerasdiff.training.diffusion import DiffusionTrainer
 
-TABLE = "text_model.embeddings.token_embedding"
+EMBEDDINGS = "text_model.embeddings"
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}",
     "a photo of a clean {}", "a photo of one {}", "a close-up photo of a {}",
@@ -50,18 +50,17 @@ class TextualInversionTrainer(DiffusionTrainer):
             )
         self.rows = self.add_weight(rows.shape, keras.initializers.Constant(0.0), name="rows")
         self.rows.assign(rows)
-        self.table = text_encoder.get_layer(TABLE)
+        self.embeddings = text_encoder.get_layer(EMBEDDINGS)
         # The text encoder from the tokens' vectors on, with the same layers.
-        _, positions = text_encoder.inputs
-        self.transformer = keras.Model([self.table.output, positions], text_encoder.output)
+        self.transformer = keras.Model(self.embeddings.output, text_encoder.output)
 
     def _context(self, batch):
         tokens, size = batch["tokens"], self.text_encoder.config.vocab_size
-        known = self.table(ops.minimum(tokens, size - 1))  # (B, T, width)
+        known = self.embeddings.token_embedding(ops.minimum(tokens, size - 1))  # (B, T, width)
         new = ops.take(self.rows, ops.clip(tokens - size, 0, self.rows.shape[0] - 1), axis=0)
         vectors = ops.where((tokens >= size)[..., None], ops.cast(new, known.dtype), known)
         positions = ops.arange(tokens.shape[1], dtype="int32")[None]
-        return self.transformer([vectors, positions])
+        return self.transformer(vectors + self.embeddings.position_embedding(positions))
 
 
 class InversionSource:
@@ -104,5 +103,5 @@ def rows_of(text_encoder, tokenizer, word, count=1):
     ids = tokenizer.encode(word)[1:-1]
     if not ids:
         raise ValueError(f"`word` must hold a token, not {word!r}")
-    table = ops.convert_to_numpy(text_encoder.get_layer(TABLE).embeddings)
+    table = ops.convert_to_numpy(text_encoder.get_layer(EMBEDDINGS).token_embedding.embeddings)
     return np.repeat(np.asarray(table, "float32")[ids[:1]], count, axis=0)
