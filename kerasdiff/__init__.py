@@ -17,7 +17,7 @@ _HOMES = {
     "NoiseScheduler": "noise_scheduler",
     "MemoryEfficientAttention": "attention",
 }
-_ROOMS = ("models", "images")  # reached without a further import
+_ROOMS = ("images", "models", "walks")  # reached without a further import
 __all__ = [*_HOMES, *_ROOMS]
 
 

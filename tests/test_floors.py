@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kerasdiff"
 FLOORS = {
-    0: "configs block_plan backend attention noise images options tokenizer_files",
+    0: "configs block_plan backend attention noise images options tokenizer_files walks",
     1: "clip_tokenizer layers noise_scheduler",
     2: "text_encoder image_encoder decoder diffusion_model",
     3: "samplers denoiser conditioning checkpoints start added_tokens",

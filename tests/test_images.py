@@ -104,7 +104,7 @@ def test_files_that_are_no_pictures_are_named(tmp_path):
 
 def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     Image.fromarray(picture()).save(tmp_path / "big.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 50)
+    monkeypatch.setattr(images.arrays, "MAX_PIXELS", 50)
     with pytest.raises(ValueError, match="12x8 pixels; at most 50"):
         images.read(tmp_path / "big.png")
 
@@ -136,3 +136,40 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert caught.value.filename == str(tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_grids_are_filled_row_by_row():
+    pictures = np.arange(3, dtype="uint8")[:, None, None, None] * np.ones((1, 8, 8, 3), "uint8")
+    grid = np.asarray(images.grid(pictures))
+    assert grid.shape == (20, 20, 3)
+    assert grid[0, 0, 0] == 0 and grid[0, 12, 0] == 1 and grid[12, 0, 0] == 2
+    assert (grid[8:12] == 255).all() and (grid[12:, 12:] == 255).all()
+    assert images.grid(pictures, columns=3).size == (32, 8)
+
+
+def test_labels_stand_under_their_pictures():
+    pictures = np.full((2, 64, 64, 3), 200, "uint8")
+    grid = np.asarray(images.grid(pictures, ["ddim", "a label of many words, which wraps"]))
+    assert grid.shape[1] == 132 and grid.shape[0] > 64 + 2 * 12
+    assert (grid[:64, :64] == 200).all()
+    below = grid[64:]
+    assert below[:16, :64].min() < 100 and below[:16, 68:].min() < 100
+    assert (below[32:, :64] == 255).all() and below[16:, 68:].min() < 100
+
+
+def test_grids_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="of one size, not none"):
+        images.grid([])
+    with pytest.raises(ValueError, match="of one size, not 12x8, 8x8"):
+        images.grid([picture(), picture(8, 8)])
+    with pytest.raises(ValueError, match="`labels` has 1 texts for 2 pictures"):
+        images.grid([picture(), picture()], ["one"])
+
+
+def test_gifs_hold_every_picture(tmp_path):
+    pictures = [np.full((8, 8, 3), shade, "uint8") for shade in (0, 100, 200)]
+    images.save_gif(tmp_path / "walk.gif", pictures, frames_per_second=10)
+    with Image.open(tmp_path / "walk.gif") as image:
+        assert (image.n_frames, image.info["duration"], image.info["loop"]) == (3, 100, 0)
+        image.seek(2)
+        assert abs(np.asarray(image.convert("RGB")).astype(int) - 200).max() <= 2

@@ -12,7 +12,6 @@ from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.folders import open_autoencoder_folder
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.configs import FAMILIES
-from kerasdiff.images import make_grid
 from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.runs import run
 
@@ -118,11 +117,3 @@ def test_an_autoencoder_of_an_architecture_is_saved_alone(tmp_path, eager, monke
     trained(given)
     config, parts, _ = open_autoencoder_folder(Path(given.output))
     assert config.channels == CONFIG.autoencoder.channels and "decoder.conv_in.weight" in parts
-
-
-def test_grids_are_filled_row_by_row():
-    pictures = np.arange(3, dtype="uint8")[:, None, None, None] * np.ones((1, 2, 2, 3), "uint8")
-    grid = make_grid(pictures, gap=1)
-    assert grid.shape == (5, 5, 3)
-    assert grid[0, 0, 0] == 0 and grid[0, 3, 0] == 1 and grid[3, 0, 0] == 2
-    assert (grid[2] == 255).all() and (grid[3:, 3:] == 255).all()

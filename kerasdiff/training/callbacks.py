@@ -134,6 +134,7 @@ class SampleGrid(StepCallback):
         except ValueError as error:
             warnings.warn(f"no samples after step {self.step}: {error}", stacklevel=2)
             return
-        images.save_png(self.folder / f"step-{self.step:08d}.png", images.make_grid(pictures))
+        grid = images.grid(pictures, self.prompts)
+        images.save_png(self.folder / f"step-{self.step:08d}.png", grid)
         if self.score is not None and self.log is not None:
             self.log(self.step, **{name: float(n) for name, n in self.score(pictures).items()})

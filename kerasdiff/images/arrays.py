@@ -1,37 +1,16 @@
-"""Pictures at the edge: PIL images and arrays to [-1, 1] and back, masks, PNG files.
+"""Picture files, PIL images and arrays to [-1, 1] and back, and masks.
 
 Resizing and rounding follow diffusers' image processor, so that the same file gives the same
-numbers. `parameters` text chunks follow the form that Stable Diffusion web UIs write and read.
+numbers.
 """
 
-import math
-import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 1 << 26
 """Files with more pixels than this (67 million) are refused before they are decoded."""
-
-# What web UIs call our samplers, for the PNG's text.
-WEB_UI_SAMPLERS = {
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "lms": "LMS",
-    "plms": "PLMS",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "tcd": "TCD",
-}
 
 
 def read(path):
@@ -141,89 +120,6 @@ def to_uint8(decoded):
     """The decoder's output, floats around [-1, 1], as uint8 pictures of the same shape."""
     unit = np.clip(np.asarray(decoded, "float32") * 0.5 + 0.5, 0.0, 1.0)
     return np.round(unit * 255.0).astype("uint8")
-
-
-def check_target(path):
-    """The `Path` of a PNG to write, refused with a ValueError where that cannot be."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--output {path}: the name must end in .png")
-    if not path.parent.is_dir():
-        raise ValueError(f"--output {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--output {path}: the folder {path.parent} cannot be written to")
-    if path.is_dir():
-        raise ValueError(f"--output {path}: that is a folder")
-    return path
-
-
-def save_png(path, image, parameters=None):
-    """Writes a uint8 picture (H, W, 3); the file appears whole or not at all.
-
-    Args:
-        path: of the file; its folder must exist.
-        parameters: text for the `parameters` chunk, see `parameters_text`.
-
-    Raises:
-        OSError: the place cannot be written to, named with its reason; nothing is left behind.
-    """
-    info = PngImagePlugin.PngInfo()
-    if parameters:
-        (info.add_text if parameters.isascii() else info.add_itxt)("parameters", parameters)
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "xb") as file:
-            Image.fromarray(image).save(file, format="PNG", pnginfo=info)
-        os.replace(beside, path)
-    except OSError as error:
-        reason = f"cannot be written: {error.strerror or error}"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def make_grid(pictures, gap=4):
-    """Pictures (B, H, W, 3) uint8 as one, row by row, about as wide as high, on white."""
-    count, height, width, channels = pictures.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
-    grid = np.full(shape, 255, "uint8")
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        grid[y : y + height, x : x + width] = picture
-    return grid
-
-
-def parameters_text(prompt, negative_prompt, settings):
-    """How a picture was made, as web UIs write it: prompt, negative prompt, one line of settings.
-
-    Args:
-        negative_prompt: or None.
-        settings: by the names that are written, such as {"Steps": 20, "CFG scale": 7.5}.
-    """
-    lines = [prompt]
-    if negative_prompt:
-        lines.append(f"Negative prompt: {negative_prompt}")
-    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
-    return "\n".join(lines)
-
-
-def read_parameters(path):
-    """The `parameters` text of a PNG file, or None."""
-    read(path)  # says what is wrong with the file, if anything
-    with Image.open(path) as image:
-        return getattr(image, "text", {}).get("parameters")
-
-
-def _quoted(value):
-    text = str(value)
-    return (
-        '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        if set(text) & set(',:"\n')
-        else text
-    )
 
 
 def _resized(image, height, width):
