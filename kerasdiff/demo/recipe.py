@@ -1,4 +1,4 @@
-"""How the demo model is made from nothing: pictures, autoencoder, latents, UNet, a folder.
+"""How the demo model is made from nothing: autoencoder, text encoder, latents, UNet, a folder.
 
     python -m kerasdiff.demo.recipe build/weights
 
@@ -26,6 +26,7 @@ from kerasdiff.configs import (
 from kerasdiff.decoder import Decoder
 from kerasdiff.demo.captions import all_words
 from kerasdiff.demo.data import DemoScenes
+from kerasdiff.demo.lesson import Captions, Reader, lesson_loss, lesson_score
 from kerasdiff.demo.vocabulary import demo_tokenizer
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
@@ -69,6 +70,8 @@ AUTOENCODER_PICTURES = 6000
 # pixels pooled, batch size, last step, steps of warm-up
 AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20), (1, 8, 3400, 20))
 
+LESSON_STEPS, LESSON_BATCH = 1000, 64
+
 BATCH = 48
 # pictures, last step: the first steps need no more, and start sooner
 DIFFUSION_PHASES = ((8_000, 1000), (30_000, 8000))
@@ -108,6 +111,21 @@ def train_autoencoder(folder):
     return encoder, decoder
 
 
+def teach_text_encoder(folder):
+    """A text encoder that can read what stands where; see `lesson`."""
+    keras.utils.set_random_seed(0)
+    reader = Reader(TextEncoder(CONFIG.text_encoders[0]))
+    rate = Rate(1e-3, 50, LESSON_STEPS - 450, 400, 0.01)
+    reader.compile(
+        keras.optimizers.Adam(rate), lesson_loss, metrics=[lesson_score], jit_compile=False
+    )
+    states = folder / "lesson"
+    start = resume(reader, states)
+    captions = Captions(TOKENIZER, LESSON_BATCH, LESSON_STEPS - start, start)
+    fit(reader, captions, len(captions), SaveState(states, 500, start))
+    return reader.text_encoder
+
+
 def encode_pictures(folder, encoder, count):
     """The moments of pictures for the UNet."""
     return Moments(cache_moments(DemoScenes(count, SIZE, seed=2), encoder, folder / "moments"))
@@ -119,21 +137,20 @@ def with_scale(moments):
     return replace(CONFIG, autoencoder=replace(AUTOENCODER, scaling_factor=scale))
 
 
-def diffusion_trainer(config):
-    """A compiled trainer of a new UNet and text encoder."""
+def diffusion_trainer(config, text_encoder):
+    """A compiled trainer of a new UNet and a text encoder."""
     keras.utils.set_random_seed(0)
-    network, text = DiffusionModel(config.diffusion_model), TextEncoder(config.text_encoders[0])
-    trainer = DiffusionTrainer(config, network, text)
+    trainer = DiffusionTrainer(config, DiffusionModel(config.diffusion_model), text_encoder)
     rate = Rate(RATE, 100, DIFFUSION_PHASES[-1][1] - DECAY - 100, DECAY, 0.01)
     optimizer = muon(rate, WEIGHT_DECAY, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     return trainer
 
 
-def train_diffusion(folder, encoder):
+def train_diffusion(folder, encoder, text_encoder):
     """The UNet and the text encoder together, on cached moments."""
     config = with_scale(encode_pictures(folder, encoder, DIFFUSION_PHASES[0][0]))
-    trainer, states = diffusion_trainer(config), folder / "diffusion"
+    trainer, states = diffusion_trainer(config, text_encoder), folder / "diffusion"
     step = resume(trainer, states)
     for count, end in DIFFUSION_PHASES:
         if step >= end:
@@ -175,7 +192,7 @@ def main():
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     encoder, decoder = train_autoencoder(folder)
-    config, trainer = train_diffusion(folder, encoder)
+    config, trainer = train_diffusion(folder, encoder, teach_text_encoder(folder))
     write(folder / "demo", config, encoder, decoder, trainer)
 
 
