@@ -5,17 +5,20 @@ BIN    := $(VENV)/bin
 PROMPT ?= a red house and a pine tree near a mountain at sunset
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo weights test parity lint bench clean
+.PHONY: demo weights test parity docs lint bench clean
 
 demo: $(VENV)/.installed            ## a prompt in, demo.png out
 	$(BIN)/kerasdiff demo build/demo
 	$(BIN)/kerasdiff "$(PROMPT)" --model build/demo --seed 1 -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
-	$(BIN)/python -m pytest tests --ignore tests/parity -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
 	$(BIN)/python -m pytest tests/parity
+
+docs: $(VENV)/.installed-test       ## what the documentation shows
+	$(BIN)/python -m pytest tests/documentation
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
