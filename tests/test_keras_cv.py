@@ -204,7 +204,7 @@ def test_fine_tuning(tmp_path):
     vae = keras.Model(image_encoder.input, image_encoder.layers[-2].output)
     scheduler = NoiseScheduler()
     trainer = FineTuner(DiffusionModel(SIZE, SIZE, MAX_PROMPT_LENGTH), vae, scheduler)
-    trainer.compile(optimizer=keras.optimizers.AdamW(1e-3), loss="mse", jit_compile=False)
+    trainer.compile(optimizer=keras.optimizers.AdamW(1e-3), loss="mse", run_eagerly=True)
     rng = np.random.default_rng(0)
     latent = (2, SIZE // FACTOR, SIZE // FACTOR, 4)
     noise = rng.standard_normal(latent, "float32")
@@ -212,7 +212,7 @@ def test_fine_tuning(tmp_path):
     text = TextEncoder(77)([np.array([_UNCONDITIONAL_TOKENS] * 2), np.arange(77)[None]])
     inputs = [np.zeros((2, SIZE, SIZE, 3), "float32"), np.array(text), timesteps, noise]
     frozen = [np.array(weight) for weight in vae.weights]
-    losses = [trainer.train_on_batch(inputs, noise) for _ in range(5)]
+    losses = [trainer.train_on_batch(inputs, noise) for _ in range(3)]
     assert losses[-1] < losses[0]
     for before, after in zip(frozen, vae.weights, strict=True):
         np.testing.assert_array_equal(before, after)
