@@ -130,8 +130,10 @@ def measure(*arguments):
     """What a child process reports, and its peak memory in GB."""
     command = [sys.executable, "-m", "benchmarks.export", "--child", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode < 0:
+        return {"error": f"killed by signal {-done.returncode}: was memory short?"}
     if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
+        return {"error": done.stderr.strip().splitlines()[-1][:200]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
