@@ -53,6 +53,7 @@ def test_the_namespace_is_keras_cvs():
     assert issubclass(keras_cv.models.StableDiffusionV2, StableDiffusion)
     assert keras_cv.models.stable_diffusion.SimpleTokenizer is SimpleTokenizer
     assert MAX_PROMPT_LENGTH == len(_UNCONDITIONAL_TOKENS) == 77
+    assert _UNCONDITIONAL_TOKENS == [49406] + [49407] * 76
     assert len(_ALPHAS_CUMPROD) == 1000 and _ALPHAS_CUMPROD[0] == pytest.approx(0.99915)
 
 

@@ -56,7 +56,7 @@ def save_png(path, image, parameters=None):
     info = PngImagePlugin.PngInfo()
     if parameters:
         (info.add_text if parameters.isascii() else info.add_itxt)("parameters", parameters)
-    _write_whole(path, lambda file: to_pil(image).save(file, format="PNG", pnginfo=info))
+    write_whole(path, lambda file: to_pil(image).save(file, format="PNG", pnginfo=info))
 
 
 def save_gif(path, pictures, frames_per_second=8):
@@ -67,7 +67,7 @@ def save_gif(path, pictures, frames_per_second=8):
     """
     first, *others = [to_pil(picture).quantize() for picture in pictures]
     duration = round(1000 / frames_per_second)  # milliseconds
-    _write_whole(path, lambda file: first.save(
+    write_whole(path, lambda file: first.save(
         file, format="GIF", save_all=True, append_images=others, duration=duration, loop=0
     ))  # fmt: skip
 
@@ -77,13 +77,22 @@ def to_pil(image):
     return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
 
 
-def _write_whole(path, write):
-    """Lets `write` fill a file that takes its name when it is complete."""
+def write_whole(path, write):
+    """Lets `write` fill a file that takes its name when it is complete, and on the disk.
+
+    Args:
+        write: function of the open file.
+
+    Raises:
+        OSError: the place cannot be written to, named with its reason; nothing is left behind.
+    """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(beside, "xb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
         reason = f"cannot be written: {error.strerror or error}"

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from kerasdiff import images
+from kerasdiff.images.files import write_whole
 from kerasdiff.training.data.examples import decode_example, encode_example
 from kerasdiff.training.data.records import read_record, scan_records, write_record
 from kerasdiff.training.data.sources import (
@@ -121,19 +122,11 @@ def write_shards(source, folder, items_per_shard=1000):
 
 
 def _write_shard(path, records):
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "xb") as file:
-            for record in records:
-                write_record(file, record)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        reason = f"cannot be written: {error.strerror or error}"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    def write(file):
+        for record in records:
+            write_record(file, record)
+
+    write_whole(path, write)
 
 
 def _record(source, i):
