@@ -15,6 +15,7 @@ from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError
 from kerasdiff.checkpoints.keras_h5 import read_keras_h5
 from kerasdiff.configs import SD1, SD2_BASE
+from kerasdiff.models.stable_diffusion import Decoder, ImageEncoder
 
 MODELS = {
     "text_encoder": ("text_encoder", SD1, "clip-l"),
@@ -186,6 +187,16 @@ def test_every_weight_of_keras_cv_goes_where_its_number_says(tmp_path, key):
         if diffusers == "vae":
             shapes = {n: shape for n, shape in shapes.items() if n.startswith(halves)}
         assert tensors.shapes == shapes
+
+
+def test_load_weights_of_keras_cv_s_classes_reads_its_files(tmp_path):
+    numbers = write_h5(tmp_path / "vae_encoder.h5", layout_json("keras_cv_h5")["image_encoder"])
+    model = ImageEncoder(download_weights=False)
+    model.load_weights(tmp_path / "vae_encoder.h5")
+    given = sorted(float(np.ravel(weight)[0]) for weight in model.weights)
+    assert given == sorted(map(float, numbers.values()))
+    with pytest.raises(ValueError, match="vae_encoder.h5: holds"):
+        Decoder(512, 512, download_weights=False).load_weights(tmp_path / "vae_encoder.h5")
 
 
 @pytest.mark.parametrize(
