@@ -93,10 +93,27 @@ def training_function(trainer):
         return None
     import tensorflow as tf
 
+    if not trainer.jit_compile:
+        _compile_update(trainer.optimizer, trainer.trainable_variables)
     step = tf.function(trainer.train_step, jit_compile=trainer.jit_compile, autograph=False)
     step._omit_frequent_tracing_warning = True  # one trace for each size is meant
     # Taken from the iterator outside of the graph, a batch knows its size.
     return lambda iterator: step(next(iterator))
+
+
+def _compile_update(optimizer, variables):
+    """Has XLA join an update's hundreds of small operations: steps of the demo model take 5 % less.
+
+    Compiling all of a step gains nothing on processors: XLA's convolutions are the slower ones.
+    """
+    import tensorflow as tf
+
+    optimizer.build(variables)
+    apply = type(optimizer).apply.__get__(optimizer)
+    update = tf.function(
+        lambda gradients: apply(gradients, variables), jit_compile=True, autograph=False
+    )
+    optimizer.apply = lambda gradients, trainable_variables=None: update(list(gradients))
 
 
 def join_processes(coordinator, processes, index):

@@ -9,10 +9,11 @@ names the file.
 
 import gzip
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import NamedTuple
+
+from kerasdiff.files import whole_file
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_LENGTH = 77
@@ -144,12 +145,8 @@ def write_folder(folder, vocabulary):
 
 
 def _write(path, text):
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, "utf-8", newline="\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _read_text(path):

@@ -290,7 +290,7 @@ def test_a_folder_that_cannot_be_written_is_named_as_it_was_given(tmp_path, monk
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kerasdiff.checkpoints.safetensor_files.os.fsync", full_disk)
+    monkeypatch.setattr("kerasdiff.files.os.fsync", full_disk)
     with pytest.raises(CheckpointError) as caught:
         save_folder(tmp_path / "out", TINY["sd1"], parts_of("sd1"))
     assert str(caught.value).startswith(f"{tmp_path / 'out'}/") and ".part" not in str(caught.value)

@@ -78,10 +78,12 @@ def whole_folder(path):
         if path.exists():
             path.rmdir()
         beside.rename(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except CheckpointError as error:  # which may name the folder while it grew
-        raise CheckpointError(str(error).replace(str(beside), str(path))) from error
+    except (OSError, CheckpointError) as error:
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename or path}: cannot be written: {error.strerror or error}"
+        # It may name the folder while it grew.
+        raise CheckpointError(text.replace(str(beside), str(path))) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -7,14 +7,13 @@ header is checked against the size of the file before anything is read by it.
 
 import json
 import math
-import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
+from kerasdiff.files import whole_file
 
 DTYPES = {
     "F64": "<f8",
@@ -164,27 +163,13 @@ def write_safetensors(path, tensors, metadata=None):
         at = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with whole_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            array = np.asarray(tensors[name], order="C")
-            if array.shape != tensors.shape(name) or array.dtype != tensors.dtype(name):
-                raise CheckpointError(f"{path}: {name!r} is not what it was announced to be")
-            file.write(array.reshape(-1).view(np.uint8).data)
-
-
-@contextmanager
-def whole_file(path):
-    """A binary file that appears at `path` complete, or, after any error, not at all."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with whole_file(path) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                array = np.asarray(tensors[name], order="C")
+                if array.shape != tensors.shape(name) or array.dtype != tensors.dtype(name):
+                    raise CheckpointError(f"{path}: {name!r} is not what it was announced to be")
+                file.write(array.reshape(-1).view(np.uint8).data)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error

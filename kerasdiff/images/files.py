@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from kerasdiff.files import whole_file
 from kerasdiff.images.arrays import read
 
 # What web UIs call our samplers, for the PNG's text.
@@ -56,7 +57,8 @@ def save_png(path, image, parameters=None):
     info = PngImagePlugin.PngInfo()
     if parameters:
         (info.add_text if parameters.isascii() else info.add_itxt)("parameters", parameters)
-    write_whole(path, lambda file: to_pil(image).save(file, format="PNG", pnginfo=info))
+    with whole_file(path) as file:
+        to_pil(image).save(file, format="PNG", pnginfo=info)
 
 
 def save_gif(path, pictures, frames_per_second=8):
@@ -67,38 +69,15 @@ def save_gif(path, pictures, frames_per_second=8):
     """
     first, *others = [to_pil(picture).quantize() for picture in pictures]
     duration = round(1000 / frames_per_second)  # milliseconds
-    write_whole(path, lambda file: first.save(
-        file, format="GIF", save_all=True, append_images=others, duration=duration, loop=0
-    ))  # fmt: skip
+    with whole_file(path) as file:
+        first.save(
+            file, format="GIF", save_all=True, append_images=others, duration=duration, loop=0
+        )
 
 
 def to_pil(image):
     """A PIL image of a uint8 array (H, W, 3), or of itself."""
     return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-
-
-def write_whole(path, write):
-    """Lets `write` fill a file that takes its name when it is complete, and on the disk.
-
-    Args:
-        write: function of the open file.
-
-    Raises:
-        OSError: the place cannot be written to, named with its reason; nothing is left behind.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        reason = f"cannot be written: {error.strerror or error}"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def parameters_text(prompt, negative_prompt, settings):

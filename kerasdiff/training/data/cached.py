@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerasdiff.checkpoints.safetensor_files import whole_file
+from kerasdiff.files import whole_file
 from kerasdiff.training.autoencoder import to_floats
 
 SHARD = 2000  # pictures a file

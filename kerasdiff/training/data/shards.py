@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from kerasdiff import images
-from kerasdiff.images.files import write_whole
+from kerasdiff.files import whole_file
 from kerasdiff.training.data.examples import decode_example, encode_example
 from kerasdiff.training.data.records import read_record, scan_records, write_record
 from kerasdiff.training.data.sources import (
@@ -122,11 +122,9 @@ def write_shards(source, folder, items_per_shard=1000):
 
 
 def _write_shard(path, records):
-    def write(file):
+    with whole_file(path) as file:
         for record in records:
             write_record(file, record)
-
-    write_whole(path, write)
 
 
 def _record(source, i):

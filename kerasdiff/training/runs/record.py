@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from kerasdiff.checkpoints.safetensor_files import whole_file
+from kerasdiff.files import whole_file
 
 FREE = (
     "output", "output_dtype", "checkpoints.", "samples.", "jit_compile", "remat", "data.folder",
