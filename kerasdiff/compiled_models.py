@@ -1,9 +1,12 @@
 """A checkpoint's models as compiled functions: text in, pictures in, the loop, pictures out.
 
-Models are made when first used, programs when first run; both stay until they are replaced.
+Models are made when first used, programs when first run; both stay until they are replaced, or,
+with little memory, until another model is needed.
 """
 
+import gc
 import sys
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -14,11 +17,17 @@ from kerasdiff.backend import Program, resolve_jit_compile
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
-from kerasdiff.options import check_prompts
+from kerasdiff.options import check_prompts, check_size
+from kerasdiff.tiles import in_tiles
+
+MEMORY = ("high", "medium", "low")
 
 
 class _Part:
-    """A model or tokenizer that is made when first used and can be replaced by assignment."""
+    """A model or tokenizer that is made when first used and can be replaced by assignment.
+
+    Whoever takes or assigns one may change it: it is never let go of again.
+    """
 
     def __set_name__(self, owner, name):
         self.name = name
@@ -26,11 +35,11 @@ class _Part:
     def __get__(self, owner, cls=None):
         if owner is None:
             return self
-        if self.name not in owner._parts:
-            owner._parts[self.name] = owner._models.make(self.name)
-        return owner._parts[self.name]
+        owner._kept.add(self.name)
+        return owner._part(self.name)
 
     def __set__(self, owner, value):
+        owner._kept.add(self.name)
         owner._parts[self.name] = value
 
 
@@ -38,7 +47,7 @@ class CompiledModels:
     """Keras models of one checkpoint and the programs that run them.
 
     Args:
-        checkpoint, dtype, **files: see `StableDiffusion`.
+        checkpoint, dtype, memory, tile, **files: see `StableDiffusion`.
         jit_compile: True (XLA), False, or "auto".
     """
 
@@ -46,11 +55,16 @@ class CompiledModels:
     tokenizer, tokenizer_2 = _Part(), _Part()
     image_encoder, decoder, diffusion_model = _Part(), _Part(), _Part()
 
-    def __init__(self, checkpoint, dtype, jit_compile, **files):
+    def __init__(self, checkpoint, dtype, jit_compile, memory="high", tile=None, **files):
+        if memory not in MEMORY:
+            raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
         self._models = open_models(checkpoint, dtype, **files)
-        self._parts, self._programs, self._added = {}, {}, {}
+        self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
-        self.jit_compile = jit_compile
+        self.jit_compile, self.memory = jit_compile, memory
+        if tile is not None:
+            check_size(tile, tile, self.config.autoencoder.factor, " (`tile`)")
+        self.tile = tile
 
     @property
     def config(self):
@@ -69,7 +83,7 @@ class CompiledModels:
         """
         suffixes = ("", "_2")[: len(self.config.text_encoders)]
         encoders = [
-            self._program(f"text_encoder{suffix}", getattr(self, f"text_encoder{suffix}"))
+            lambda inputs, name=f"text_encoder{suffix}": self._program(name)(inputs)
             for suffix in suffixes
         ]
         tokenizers = [getattr(self, f"tokenizer{suffix}") for suffix in suffixes]
@@ -106,10 +120,8 @@ class CompiledModels:
         Returns:
             (B, h, w, C) float32.
         """
-        encode = self._program("image_encoder", self.image_encoder.moments)
-        moments = np.concatenate(
-            [conditioning.to_numpy(encode(picture[None])) for picture in pictures]
-        )
+        factor, encode = self.config.autoencoder.factor, self._program("image_encoder")
+        moments = np.stack([self._in_tiles(encode, picture, factor, 1) for picture in pictures])
         if len(moments) == 1:
             moments = np.repeat(moments, len(noise), axis=0)
         return conditioning.to_numpy(sample_moments(moments, noise, self.config.autoencoder))
@@ -121,17 +133,20 @@ class CompiledModels:
             ValueError: the picture is not finite, in float32 either.
         """
         # One by one: the decoder needs the most memory of all, and one size compiles once.
-        decode = self._program("decoder", self.decoder, self.jit_compile)
-        pictures = [conditioning.to_numpy(decode(latent[None])) for latent in np.asarray(latents)]
-        if not np.isfinite(pictures).all() and self.decoder.compute_dtype != "float32":
-            self.decoder = self._models.in_float32(self.decoder)
+        factor, decode = self.config.autoencoder.factor, self._program("decoder")
+        pictures = np.stack(
+            [self._in_tiles(decode, latent, 1, factor) for latent in np.asarray(latents)]
+        )
+        decoder = self._part("decoder")
+        if not np.isfinite(pictures).all() and decoder.compute_dtype != "float32":
+            self._parts["decoder"] = self._models.in_float32(decoder)
             return self.decode(latents)
         if not np.isfinite(pictures).all():
             raise ValueError(
                 "the decoded picture is not finite: the latents or the weights hold NaN or "
                 "infinite values; with dtype float16, try bfloat16 or float32"
             )
-        return images.to_uint8(np.concatenate(pictures))
+        return images.to_uint8(pictures)
 
     def asks_twice(self, options):
         """Whether the network is also asked without the prompt.
@@ -144,9 +159,11 @@ class CompiledModels:
         """Clean latents (B, h, w, C) from a run over a table; shows a bar and calls back."""
         mode = "off"
         if self.asks_twice(options):
-            mode = "split" if options.split_guidance else "batched"
+            splits = options.split_guidance or self.memory == "low"
+            mode = "split" if splits else "batched"
             inputs["guidance_rescale"] = np.float32(options.guidance_rescale)
-        program = self._program(f"loop {mode}", self.diffusion_model, self.jit_compile, mode)
+        streams = self.memory == "low" and "diffusion_model" not in self._kept
+        program = self._program("streamed_diffusion_model" if streams else "diffusion_model", mode)
         scale = options.unconditional_guidance_scale
         visible = sys.stderr.isatty() if options.progress is None else options.progress
         if not visible and options.callback is None:
@@ -160,17 +177,44 @@ class CompiledModels:
 
             return sampling.run(program, table, scale, begin, inputs, watch)
 
-    def _program(self, name, model, jit_compile=False, mode=None):
-        """The program `name`, compiled once for each `model` that it runs."""
-        made_for, program = self._programs.get(name, (None, None))
+    def _in_tiles(self, function, array, inward, outward):
+        if self.tile is None:
+            return conditioning.to_numpy(function(array[None]))[0]
+        size = self.tile // self.config.autoencoder.factor
+        return in_tiles(lambda tile: conditioning.to_numpy(function(tile)), array, size, inward,
+                        outward)  # fmt: skip
+
+    def _part(self, name):
+        """The model or tokenizer `name`; with little memory, other models are let go of first."""
+        if self.memory != "high" and not name.startswith("tokenizer"):
+            self._let_go(besides=name)
+        if name not in self._parts:
+            self._parts[name] = self._models.make(name)
+        return self._parts[name]
+
+    def _let_go(self, besides):
+        models = {name for name in self._parts if not name.startswith("tokenizer")}
+        names = models - self._kept - {besides}
+        if names:
+            self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
+            for name in names:
+                del self._parts[name]
+            gc.collect()  # Keras' models hold on to themselves
+
+    def _program(self, name, mode=None):
+        """What runs the model `name`, compiled once; with a guidance mode, the loop over it."""
+        model = self._part(name)
+        made_for, program = self._programs.get((name, mode), (None, None))
         if made_for is not model:
-
-            def call(inputs):
-                return model(inputs, training=False)
-
-            def loop(*arguments):
-                return sampling.loop(model, *arguments, mode)
-
-            program = Program(call if mode is None else loop, model, jit_compile)
-            self._programs[name] = (model, program)
+            program = self._compiled(name, model, mode)
+            self._programs[name, mode] = (model, program)
         return program
+
+    def _compiled(self, name, model, mode):
+        if name == "streamed_diffusion_model":
+            return partial(sampling.loop_on_host, model, mode=mode)
+        if name == "diffusion_model":
+            return Program(partial(sampling.loop, model, mode=mode), model, self.jit_compile)
+        model = model.moments if name == "image_encoder" else model
+        jit_compile = self.jit_compile if name == "decoder" else False
+        return Program(partial(model, training=False), model, jit_compile)

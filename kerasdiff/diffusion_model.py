@@ -46,7 +46,7 @@ class DiffusionModel(Network):
     def __init__(self, config=CONFIG(), *, dtype=None, name="diffusion_model", trainable=True):  # noqa: B008
         policy = to_policy(dtype)
         inputs = _inputs(config)
-        walk = _Walk(config, policy, inputs)
+        walk = Walk(config, policy, inputs)
         output = walk.through(unet_blocks(config))
         super().__init__(config, list(inputs.values()), output, policy, name, trainable)
 
@@ -101,8 +101,16 @@ def _inputs(config):
     }
 
 
-class _Walk:
-    """Builds the graph along the plan: down with skips kept, the middle, up with skips joined."""
+class Walk:
+    """Goes along the plan: down with skips kept, the middle, up with skips joined.
+
+    From Keras' inputs this builds the graph; from tensors it computes.
+
+    Args:
+        config: a `DiffusionModelConfig`.
+        policy: dtype policy of the layers.
+        inputs: by name, as `DiffusionModel` has them.
+    """
 
     def __init__(self, config, policy, inputs):
         self.config, self.policy, self.inputs = config, policy, inputs
@@ -127,7 +135,7 @@ class _Walk:
     def _pass(self, x, blocks):
         for block in blocks:
             if block.skip == "pop":
-                x = self._make(keras.layers.Concatenate, f"{block.name}.concat")(
+                x = self.make(keras.layers.Concatenate, f"{block.name}.concat")(
                     [x, self.skips.pop()]
                 )
             x = getattr(self, f"_{block.kind}")(block, x)
@@ -135,42 +143,43 @@ class _Walk:
                 self.skips.append(x)
         return x
 
-    def _make(self, kind, name, *args):
+    def make(self, kind, name, *args):
+        """A layer, to be called once."""
         return kind(*args, name=name, dtype=self.policy)
 
     def _add(self, residual, x):
-        added = self._make(keras.layers.Add, f"{residual}.add")
+        added = self.make(keras.layers.Add, f"{residual}.add")
         return added([x, self.inputs[residual]])
 
     def _embed(self, blocks):
         """The timestep's embedding (B, 4 channels[0]) with what is added to it, activated."""
-        first, *added = [self._make(TimeEmbedding, block.name, block.channels) for block in blocks]
+        first, *added = [self.make(TimeEmbedding, block.name, block.channels) for block in blocks]
         x = first(self.inputs["timestep_embedding"], self.inputs.get("guidance_embedding"))
         if added:
             parts = [x, added[0](self.inputs["added_embedding"])]
-            x = self._make(keras.layers.Add, "embedding")(parts)
-        return self._make(keras.layers.Activation, "time_act", "silu")(x)
+            x = self.make(keras.layers.Add, "embedding")(parts)
+        return self.make(keras.layers.Activation, "time_act", "silu")(x)
 
     def _conv(self, block, x):
-        return self._make(PaddedConv2D, block.name, block.channels, 3, 1)(x)
+        return self.make(PaddedConv2D, block.name, block.channels, 3, 1)(x)
 
     def _norm(self, block, x):
-        x = self._make(GroupNorm, block.name, self.config.norm_groups, self.config.epsilon)(x)
-        return self._make(keras.layers.Activation, "conv_act", "silu")(x)
+        x = self.make(GroupNorm, block.name, self.config.norm_groups, self.config.epsilon)(x)
+        return self.make(keras.layers.Activation, "conv_act", "silu")(x)
 
     def _res(self, block, x):
         norm = (self.config.norm_groups, self.config.epsilon)
-        return self._make(ResBlock, block.name, block.channels, *norm)(x, self.embedding)
+        return self.make(ResBlock, block.name, block.channels, *norm)(x, self.embedding)
 
     def _transformer(self, block, x):
-        transformer = self._make(
+        transformer = self.make(
             SpatialTransformer, block.name, block.heads, block.depth, self.config.norm_groups,
             self.config.transformer_epsilon, self.config.linear_projection,
         )  # fmt: skip
         return transformer(x, self.inputs["context"])
 
     def _down(self, block, x):
-        return self._make(Downsample, block.name, block.channels)(x)
+        return self.make(Downsample, block.name, block.channels)(x)
 
     def _up(self, block, x):
-        return self._make(Upsample, block.name, block.channels)(x, self.skips[-1])
+        return self.make(Upsample, block.name, block.channels)(x, self.skips[-1])

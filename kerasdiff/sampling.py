@@ -118,6 +118,13 @@ def loop(model, rows, start, stop, carry, noise, inputs, mode):
     return Carry(*ops.while_loop(more, body, state)[4:8])
 
 
+def loop_on_host(model, rows, start, stop, carry, noise, inputs, mode):
+    """As `loop`, for a model that is not compiled and may read files on the way."""
+    for index in range(int(start), int(stop)):
+        carry = step(model, rows[index], carry, noise, inputs, mode)
+    return carry
+
+
 def run(program, table, guidance_scale, begin, inputs, watch=None):
     """A whole table from the host.
 

@@ -37,6 +37,11 @@ class StableDiffusion(CompiledModels):
             `StableDiffusionConfig`, whose networks then start untrained.
         dtype: of the networks: "float32", "bfloat16" or "float16". Latents, guidance and the
             sampler stay in float32.
+        memory: "high" keeps every model; "medium" one at a time, made anew from the checkpoint
+            for each task (those that you took from here or set are kept); "low" moreover reads the
+            UNet's weights layer by layer at every step and splits guidance.
+        tile: side in pixels of the overlapping tiles in which pictures larger than it are encoded
+            and decoded, 512 say: less memory, and a slightly other picture. None: in one piece.
         **files: further arguments of `checkpoints.checkpoint.find_and_open`, such as `vae`,
             `variant` and `prediction_type`.
 
@@ -55,9 +60,11 @@ class StableDiffusion(CompiledModels):
         *,
         checkpoint="sd-v1-4",
         dtype="float32",
+        memory="high",
+        tile=None,
         **files,
     ):
-        super().__init__(checkpoint, dtype, jit_compile, **files)
+        super().__init__(checkpoint, dtype, jit_compile, memory, tile, **files)
         height, width = self.config.image_size
         self.img_height = height if img_height is None else img_height
         self.img_width = width if img_width is None else img_width

@@ -127,10 +127,20 @@ def test_moments_take_the_place_of_pictures():
     assert batch["noise"].shape == (3, 8, 8, 4)
 
 
+@pytest.mark.parametrize("name", ("caption_dropout", "pure_noise"))
 @pytest.mark.parametrize("share", (-0.1, 1.5))
-def test_a_share_is_from_0_to_1(share):
-    with pytest.raises(ValueError, match="`caption_dropout` must be from 0 to 1"):
-        draw(caption_dropout=share)
+def test_a_share_is_from_0_to_1(name, share):
+    with pytest.raises(ValueError, match=f"`{name}` must be from 0 to 1"):
+        draw(**{name: share})
+
+
+@pytest.mark.parametrize("stratified", (True, False))
+def test_so_many_rows_as_asked_begin_in_pure_noise(stratified):
+    steps = rows(2000, draw(pure_noise=0.2, stratified=stratified))["timesteps"]
+    assert abs((steps == 999).mean() - 0.2) < 0.02
+    others = steps[steps < 999]
+    assert others.min() < 5 and others.max() > 990 and abs(others.mean() - 500) < 20
+    assert set(rows(50, draw(pure_noise=1.0))["timesteps"]) == {999}
 
 
 def test_pictures_of_an_autoencoder_can_be_pooled():

@@ -107,20 +107,24 @@ class DiffusionDraw:
         stratified: timesteps are spread evenly over a batch, one in each of B equal parts, instead
             of independently: the same expectation with less variance.
         moments: whether the source holds moments of latents (see `cache_moments`), not pictures.
+        pure_noise: share of rows at the last timestep. Where it is noise alone (zero terminal SNR)
+            every picture begins there, and only there the caption alone decides what lies where:
+            at any other timestep much of that can be seen.
 
     Raises:
-        ValueError: if `caption_dropout` is no share.
+        ValueError: if `caption_dropout` or `pure_noise` is no share.
     """
 
     def __init__(
         self, tokenizers, config, caption_dropout=0.1, offset_noise=0.0, stratified=True,
-        moments=False,
+        moments=False, pure_noise=0.0,
     ):  # fmt: skip
-        if not 0.0 <= caption_dropout <= 1.0:
-            raise ValueError(f"`caption_dropout` must be from 0 to 1, not {caption_dropout}")
+        for name, share in (("caption_dropout", caption_dropout), ("pure_noise", pure_noise)):
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"`{name}` must be from 0 to 1, not {share}")
         self.tokenizers, self.config = tokenizers, config
         self.caption_dropout, self.offset_noise = caption_dropout, offset_noise
-        self.stratified, self.moments = stratified, moments
+        self.stratified, self.moments, self.pure_noise = stratified, moments, pure_noise
 
     def __call__(self, item, rng, stratum):
         array, caption = item
@@ -133,6 +137,9 @@ class DiffusionDraw:
         place, (row, count) = rng.random(), stratum
         if self.stratified:
             place = (row + place) / count
+        last = place >= 1.0 - self.pure_noise
+        place = 1.0 if last else place / (1.0 - self.pure_noise)
+        timesteps = self.config.schedule.num_train_timesteps
         noise = rng.standard_normal(shape, "float32")
         if self.offset_noise:
             offset = rng.standard_normal(shape[-1:], "float32")
@@ -141,7 +148,7 @@ class DiffusionDraw:
             "moments" if self.moments else "pictures": array,
             "posterior_noise": rng.standard_normal(shape, "float32"),
             "noise": noise,
-            "timesteps": np.int32(place * self.config.schedule.num_train_timesteps),
+            "timesteps": np.int32(min(place * timesteps, timesteps - 1)),
         }
         for i, tokenizer in enumerate(self.tokenizers):
             drawn[f"tokens_{i + 1}" if i else "tokens"] = tokenizer.pack(caption)

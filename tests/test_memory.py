@@ -1,0 +1,136 @@
+"""Little memory: the same pictures, one model at a time, weights as they are read, tiles."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from stable_diffusion_cases import FEW, tiny_checkpoint, tiny_model
+
+from kerasdiff import StableDiffusion
+from kerasdiff.checkpoints.load import MismatchError
+from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
+from kerasdiff.checkpoints.tensors import Tensors
+from kerasdiff.configs import TINY
+
+folder = pytest.fixture(tiny_checkpoint, scope="module")
+model = pytest.fixture(tiny_model, scope="module")
+PHOTO = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")
+
+
+def opened(folder, **options):
+    return StableDiffusion.from_preset(folder, jit_compile=False, **options)
+
+
+def held(model):
+    """The models that are in memory."""
+    return {name for name in model._parts if not name.startswith("tokenizer")}
+
+
+@pytest.mark.parametrize("memory", ("medium", "low"))
+def test_less_memory_gives_the_same_picture(folder, model, memory):
+    little = opened(folder, memory=memory)
+    for sampler in ("ddim", "euler_ancestral"):
+        options = FEW | {"sampler": sampler}
+        ours = little.text_to_image("a red house", **options).astype(int)
+        assert np.abs(ours - model.text_to_image("a red house", **options)).max() <= 1
+    ours = little.image_to_image("a red house", PHOTO, 0.6, **FEW).astype(int)
+    assert np.abs(ours - model.image_to_image("a red house", PHOTO, 0.6, **FEW)).max() <= 1
+
+
+def test_low_memory_shows_previews(folder):
+    seen = []
+    opened(folder, memory="low").text_to_image(
+        "a red house", **FEW, callback=lambda step, total, preview: seen.append(preview().shape)
+    )
+    assert seen == [(1, 32, 32, 3)] * 3
+
+
+def test_with_medium_memory_one_model_is_held_at_a_time(folder):
+    little = opened(folder, memory="medium")
+    context = little.encode_text("a red house")
+    assert held(little) == {"text_encoder"}
+    little.generate_image(context, **FEW)
+    assert held(little) == {"decoder"} and {key[0] for key in little._programs} == {"decoder"}
+
+
+def test_with_low_memory_the_network_is_never_whole(folder):
+    little = opened(folder, memory="low")
+    little.text_to_image("a red house", **FEW)
+    assert "diffusion_model" not in held(little)
+
+
+@pytest.mark.parametrize("memory", ("medium", "low"))
+def test_a_model_that_was_taken_or_set_is_kept(folder, model, memory):
+    little = opened(folder, memory=memory)
+    network = little.diffusion_model
+    network.get_layer("conv_out").bias.assign_add(keras.ops.ones(4))
+    little.decoder = model.decoder
+    changed = little.text_to_image("a red house", **FEW).astype(int)
+    assert little.diffusion_model is network and little.decoder is model.decoder
+    assert np.abs(changed - model.text_to_image("a red house", **FEW)).max() > 5
+
+
+@pytest.mark.parametrize("options, error", [
+    ({"memory": "tiny"}, "`memory` must be one of high, medium, low, not 'tiny'"),
+    ({"tile": 100}, r"`img_height` must be a multiple of 8, not 100.*\(`tile`\)"),
+    ({"tile": 0}, r"must be a positive whole number of pixels, not 0 \(`tile`\)"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(folder, options, error):
+    with pytest.raises(ValueError, match=error):
+        opened(folder, **options)
+
+
+def test_untrained_networks_cannot_be_streamed():
+    untrained = StableDiffusion(checkpoint=TINY["sd1"], memory="low")
+    with pytest.raises(ValueError, match="these are untrained"):
+        untrained.text_to_image("a red house", **FEW)
+
+
+# Weights as they are read
+
+
+def test_streaming_computes_what_the_model_does(model):
+    draw = np.random.default_rng(0).standard_normal
+    config = model.config.diffusion_model
+    inputs = {
+        "latent": draw((2, 8, 12, config.in_channels), "float32"),
+        "timestep_embedding": draw((2, config.channels[0]), "float32"),
+        "context": draw((2, 5, config.context_dim), "float32"),
+    }
+    tensors = model._models.checkpoint.parts["unet"]
+    for dtype in ("float32", "bfloat16"):
+        network = type(model.diffusion_model)(config, dtype=dtype)
+        model._models.checkpoint.load("unet", network)
+        ours = np.array(StreamedDiffusionModel(config, tensors, dtype)(inputs), "float32")
+        theirs = np.array(network(inputs), "float32")
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 if dtype == "float32" else 0.05)
+
+
+@pytest.mark.parametrize("fault", ("missing", "unexpected", "misshapen"))
+def test_a_checkpoint_that_does_not_fit_is_refused_before_the_first_step(model, fault):
+    tensors = dict(model._models.checkpoint.parts["unet"].entries)
+    first = next(name for name in tensors if name.endswith("conv1.weight"))
+    if fault == "missing":
+        del tensors[first]
+    elif fault == "unexpected":
+        tensors["conv_next.weight"] = tensors[first]
+    else:
+        tensors[first] = replace(tensors[first], shape=(1, 2, 3, 3))
+    with pytest.raises(MismatchError, match=f"1 {fault}: "):
+        StreamedDiffusionModel(model.config.diffusion_model, Tensors("a file", tensors))
+
+
+# Tiles
+
+
+def test_pictures_no_larger_than_a_tile_are_not_changed(folder, model):
+    tiled = opened(folder, tile=32)
+    picture = tiled.text_to_image("a red house", **FEW)
+    np.testing.assert_array_equal(picture, model.text_to_image("a red house", **FEW))
+
+
+def test_tiles_work_both_ways_at_any_size(folder):
+    tiled = opened(folder, tile=32)
+    photo = np.random.default_rng(1).integers(0, 255, (40, 72, 3), dtype="uint8")
+    assert tiled.image_to_image("a red house", photo, 0.6, **FEW).shape == (1, 40, 72, 3)
