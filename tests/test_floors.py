@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "kerasdiff"
 FLOORS = {
     -1: "files",
-    0: "configs block_plan backend attention noise images options tokenizer_files walks",
+    0: "configs block_plan backend attention noise images options tokenizer_files tiles walks",
     1: "clip_tokenizer layers noise_scheduler",
     2: "text_encoder image_encoder decoder diffusion_model",
     3: "samplers denoiser conditioning checkpoints start added_tokens",
