@@ -74,8 +74,8 @@ LESSON_STEPS, LESSON_BATCH = 1000, 64
 
 BATCH = 48
 # pictures, last step: the first steps need no more, and start sooner
-DIFFUSION_PHASES = ((8_000, 1000), (30_000, 8000))
-RATE, DECAY = 0.004, 3000  # held, and brought down in the last steps
+DIFFUSION_PHASES = ((8_000, 1000), (30_000, 6000))
+RATE, DECAY = 0.004, 2500  # held, and brought down in the last steps
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
 PURE_NOISE = 0.15

@@ -1,0 +1,124 @@
+"""Peak resident memory and seconds of pictures of SD 1.5's size, with ever less memory.
+
+A float16 folder with random weights of the published sizes is written first (2.1 GB). Each case is
+a process of its own, from its start to the picture; pages of mapped files count.
+
+    python -m benchmarks.memory                          # 512x512 and decoding 2048x2048
+    python -m benchmarks.memory --sizes 512 1024 --steps 4 --dtype bfloat16
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+CASES = (
+    {"memory": "high"},
+    {"memory": "medium"},
+    {"memory": "low"},
+    {"memory": "low", "tile": 256},
+)
+TILES = (None, 512, 256)
+
+
+def write_checkpoint(folder):
+    """A diffusers folder with weights that keep activations near 1."""
+    from kerasdiff.checkpoints.load import state
+    from kerasdiff.checkpoints.save import save_folder
+    from kerasdiff.checkpoints.tensors import LazyTensor, Tensors
+    from kerasdiff.configs import SD1
+    from kerasdiff.layers import uninitialized
+    from kerasdiff.stable_diffusion import StableDiffusion
+
+    def lazy(name, shape):
+        def draw():
+            if len(shape) == 1:
+                return np.full(shape, name.endswith("weight"), "float16")
+            rng = np.random.default_rng(abs(hash(shape)) % 2**32)
+            spread = np.prod(shape[1:]) ** -0.5
+            return (spread * rng.standard_normal(shape, "float32")).astype("float16")
+
+        return LazyTensor(shape, np.dtype("float16"), draw)
+
+    with uninitialized():
+        model = StableDiffusion(checkpoint=SD1, dtype="float16")
+        networks = {
+            "text_encoder": [model.text_encoder],
+            "unet": [model.diffusion_model],
+            "vae": [model.image_encoder, model.decoder],
+        }
+    parts = {}
+    for part, models in networks.items():
+        shapes = {name: shape for each in models for name, shape in state(each).shapes.items()}
+        entries = {name: lazy(name, shape) for name, shape in shapes.items()}
+        parts[part] = Tensors(part, entries)
+    save_folder(folder, SD1, parts, "float16")
+
+
+def measure(folder, case):
+    """Makes a picture, or decodes latents, and prints seconds and peak memory as JSON."""
+    from kerasdiff.stable_diffusion import StableDiffusion
+
+    begin, size, steps = time.perf_counter(), case["size"], case["steps"]
+    options = {name: case[name] for name in ("memory", "tile", "dtype") if name in case}
+    model = StableDiffusion.from_preset(folder, img_height=size, img_width=size, **options)
+    if steps:
+        model.text_to_image("a red house by day", seed=1, num_steps=steps)
+    else:
+        model.decode(np.random.default_rng(0).standard_normal((1, size // 8, size // 8, 4)))
+    seconds = time.perf_counter() - begin
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
+    print(json.dumps({"seconds": seconds, "peak": peak}))
+
+
+def row(folder, case):
+    """A line of the table."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--one", json.dumps([folder, case])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    what = "picture" if case["steps"] else "decoding"
+    name = f"| {what} {case['size']} | {case['memory']} | {case.get('tile') or 'none'} |"
+    if done.returncode:
+        return f"{name} failed | |"
+    got = json.loads(done.stdout.splitlines()[-1])
+    return f"{name} {got['peak']:.2f} | {got['seconds']:.0f} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", type=int, default=[512], help="of pictures")
+    parser.add_argument("--decode", nargs="*", type=int, default=[2048], help="sizes to decode")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--checkpoint", help="a folder to use, or to write where there is none")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        return measure(*json.loads(options.one))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.checkpoint or str(Path(temporary) / "sd15")
+        if not Path(folder).exists():
+            write_checkpoint(folder)
+        print(f"{options.steps} steps with guidance, {options.dtype}; GiB and seconds\n")
+        print("| | memory | tile | peak | seconds |\n|---|---|---|---|---|")
+        common = {"dtype": options.dtype}
+        for size in options.sizes:
+            for memory, tile in CASES:
+                given = common | {"memory": memory, "tile": tile, "size": size}
+                given["steps"] = options.steps
+                print(row(folder, given), flush=True)
+        for size in options.decode:
+            for tile in TILES:
+                given = common | {"memory": "low", "tile": tile, "size": size, "steps": 0}
+                print(row(folder, given), flush=True)
+
+
+if __name__ == "__main__":
+    main()
