@@ -20,30 +20,40 @@ from kerasdiff.demo.recipe import TOKENIZER
 from kerasdiff.demo.scenes import Boat, House, Shapes, Thing
 from kerasdiff.text_encoder import TextEncoder
 
-CIRCLE, STAR = Thing("red", "circle"), Thing("blue", "star", "big")
+CIRCLE, BLUE = Thing("red", "circle"), Thing("blue", "star")
+STAR = Thing("blue", "star", "big")
 
 
 @pytest.mark.parametrize(
     "scene, wanted",
     [
-        (Shapes((CIRCLE, STAR), "left"), {"left": ("circle", "red"), "right": ("star", "blue")}),
-        (Shapes((CIRCLE, STAR), "below"), {"below": ("circle", "red"), "above": ("star", "blue")}),
-        (Shapes((STAR,)), {"alone": ("star", "blue")}),
+        (Shapes((CIRCLE, BLUE), "left"), {"left": ("circle", "red"), "right": ("star", "blue")}),
+        (Shapes((CIRCLE, BLUE), "below"), {"below": ("circle", "red"), "above": ("star", "blue")}),
+        (Shapes((CIRCLE,)), {"alone": ("circle", "red")}),
         (Boat("white"), {"alone": ("boat", "white")}),
         (House("pink"), {"alone": ("house", "pink")}),
+        (
+            House("pink", mountain=True, time="dawn"),
+            {"alone": ("house", "pink"), "behind": ("mountain", "none"), "sky": ("dawn", "none")},
+        ),
+        (
+            Shapes((STAR,), background="teal"),
+            {"alone": ("star", "blue"), "ground": ("nothing", "teal"), "size": ("big", "none")},
+        ),
         (House("pink", "oak", "right"), {"right": ("house", "pink"), "left": ("oak", "none")}),
     ],
 )
 def test_places_hold_what_the_caption_says(scene, wanted):
     told = places(scene)
-    assert told.shape == (5, 2)
+    assert told.shape == (9, 2)
     for place, (kind, hue) in zip(PLACES, told, strict=True):
         assert (KINDS[kind], HUES[hue]) == wanted.get(place, ("nothing", "none"))
 
 
 def test_what_is_not_said_is_not_told():
-    told = places(House("pink", "oak"))
+    told = places(House("pink", "oak", time="day"))
     assert (told[:4] == UNTOLD).all() and (told[4] == 0).all()
+    assert KINDS[told[PLACES.index("sky"), 0]] == "day"
 
 
 def test_batches_differ_and_go_on_where_a_run_stopped():
@@ -62,7 +72,7 @@ def test_scores_count_what_is_told():
     assert float(lesson_score(told, sure)) == 1.0
     assert float(lesson_loss(told, sure)) < 1e-3
     sure[0, 0] = -sure[0, 0]
-    assert float(lesson_score(told, sure)) == pytest.approx(5 / 6)
+    assert float(lesson_score(told, sure)) == pytest.approx(13 / 14)
     assert float(lesson_loss(told, sure)) > 1.0
 
 
