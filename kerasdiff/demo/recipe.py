@@ -78,7 +78,7 @@ DIFFUSION_PHASES = ((8_000, 1000), (30_000, 6000))
 RATE, DECAY = 0.004, 2500  # held, and brought down in the last steps
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
-PURE_NOISE = 0.15
+PURE_NOISE = 0.1
 # Without decay 3,000 steps at 0.01 made the weights ten times as large as they began: attention
 # was of one token alone, and words of shape and place went unlearnt.
 WEIGHT_DECAY = 0.1

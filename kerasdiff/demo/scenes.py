@@ -70,7 +70,7 @@ class Shapes:
 
 
 # How often chance chooses each kind.
-MIXTURE = {"house": 0.25, "boat": 0.15, "one shape": 0.25, "two shapes": 0.35}
+MIXTURE = {"house": 0.27, "boat": 0.13, "one shape": 0.32, "two shapes": 0.28}
 
 
 def random_scene(rng, held_out=False, kind=None):
