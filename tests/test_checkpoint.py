@@ -272,6 +272,16 @@ def test_clip_s_vocabulary_is_not_taken_for_another(tmp_path):
     with pytest.raises(CheckpointError, match=f"{tmp_path / 'new'}: {fault}"):
         convert(tmp_path / "sd1", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    fault = "a single file has no place for a tokenizer, and this text encoder of 1000 tokens"
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'one.safetensors'}: {fault}"):
+        convert(tmp_path / "sd1", tmp_path / "one.safetensors")
+    assert not (tmp_path / "one.safetensors").exists()
+
+
+def test_how_to_call_a_model_is_no_part_of_its_folder(tmp_path):
+    config = replace(TINY["sd1"], num_steps=10, guidance_scale=3.0)
+    save_folder(tmp_path / "sd1", config, parts_of("sd1"))
+    assert open_checkpoint(tmp_path / "sd1").config == TINY["sd1"]
 
 
 @pytest.mark.parametrize("dtype", (None, "float32", "float16"))

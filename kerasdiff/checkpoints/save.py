@@ -58,7 +58,18 @@ def save_file(path, config, parts, dtype=None):
         parts: dict of part to mapping of canonical names to arrays in PyTorch's axis order, as
             `Checkpoint.parts` or, of models, `load.state`.
         dtype: "float32", "float16" or "bfloat16"; None keeps each tensor's own.
+
+    Raises:
+        CheckpointError: if a text encoder is not for CLIP's own vocabulary.
     """
+    for name, encoder in zip(TOKENIZERS, config.text_encoders, strict=False):
+        try:
+            clip_tokenizer(encoder, path, name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{path}: a single file has no place for a tokenizer, and this text encoder of "
+                f"{encoder.vocab_size} tokens needs its own: name a folder"
+            ) from error
     entries = {}
     for part in parts_of(config):
         tensors = _part(parts, part, dtype)

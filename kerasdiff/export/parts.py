@@ -16,7 +16,7 @@ import tensorflow as tf
 from kerasdiff.checkpoints.files import CheckpointError, whole_folder
 from kerasdiff.diffusion_model import timestep_embedding
 from kerasdiff.export.converters import check_converter, convert
-from kerasdiff.export.writing import check_backend, write_tokenizers
+from kerasdiff.export.writing import check_backend, save_module, write_tokenizers
 from kerasdiff.options import check_size
 from kerasdiff.samplers import COLUMNS, make_table
 
@@ -133,4 +133,4 @@ def _save(part, folder):
     module.weights = [variable.value for variable in part.model.variables]
     inputs = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()}
     function = tf.function(part.function, autograph=False).get_concrete_function(**inputs)
-    tf.saved_model.save(module, str(folder), {"run": function})
+    save_module(module, folder, {"run": function})

@@ -66,7 +66,7 @@ def export_saved_model(
         module = Sampler(models, tables, size, count, jit_compile)
         signatures = make_signatures(module, tasks)
         try:
-            tf.saved_model.save(module, str(beside), signatures)
+            save_module(module, beside, signatures)
         except tf.errors.OpError as error:
             raise CheckpointError(f"{path}: cannot be written: {error.message}") from error
         facts = _facts(models, module, sampler, max_steps)
@@ -75,6 +75,17 @@ def export_saved_model(
         (beside / "signature.json").write_text(table + "\n")
         (beside / "README.txt").write_text(_readme(models, facts))
     return Path(path)
+
+
+def save_module(module, folder, signatures):
+    """A `tf.Module` as a SavedModel, silently: TensorFlow would name a temporary folder."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        tf.saved_model.save(module, str(folder), signatures)
+    finally:
+        logger.setLevel(level)
 
 
 def _check(tasks, free_size, jit_compile, max_steps):
