@@ -17,7 +17,7 @@ from kerasdiff.backend import Program, resolve_jit_compile
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
-from kerasdiff.options import check_prompts, check_size
+from kerasdiff.options import check_prompts
 from kerasdiff.tiles import in_tiles
 
 MEMORY = ("high", "medium", "low")
@@ -62,8 +62,9 @@ class CompiledModels:
         self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
-        if tile is not None:
-            check_size(tile, tile, self.config.autoencoder.factor, " (`tile`)")
+        factor = self.config.autoencoder.factor
+        if tile is not None and (not isinstance(tile, int) or tile < factor or tile % factor):
+            raise ValueError(f"`tile` must be a positive multiple of {factor}, not {tile!r}")
         self.tile = tile
 
     @property
