@@ -20,6 +20,8 @@ _HOMES = {
     "PictureFolder": "data.pictures",
     "Shards": "data.shards",
     "write_shards": "data.shards",
+    "Moments": "data.cached",
+    "cache_moments": "data.cached",
     "Batches": "data.batches",
     "AutoencoderDraw": "data.batches",
     "DiffusionDraw": "data.batches",
