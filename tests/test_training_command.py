@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from training_cases import run_eagerly, settings, table, tensors, trained
 
-from kerasdiff.checkpoints import safetensor_files
+from kerasdiff import files
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, eager, monkeypatch):
         if len(count) > 3:  # settings and two states
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(safetensor_files.os, "fsync", fill_up)
+    monkeypatch.setattr(files.os, "fsync", fill_up)
     with pytest.raises(CheckpointError, match="step-00000003.*No space left on device"):
         trained(given)
     assert latest(given.folder)[1] == 2
