@@ -119,20 +119,21 @@ class Walk:
     def through(self, blocks):
         """The output, from the inputs through all blocks."""
         embedders = [block for block in blocks if block.kind == "time"]
-        self.embedding = self._embed(embedders)
+        self.embedding = self.embed(embedders)
         down = [block for block in blocks if block.name.startswith(("conv_in", "down_blocks"))]
         middle = [block for block in blocks if block.name.startswith("mid_block")]
-        x = self._pass(self.inputs["latent"], down)
+        x = self.along(self.inputs["latent"], down)
         if self.config.controlnet_residuals:
             self.skips = [
                 self._add(f"controlnet_down_{i}", skip) for i, skip in enumerate(self.skips)
             ]
-        x = self._pass(x, middle)
+        x = self.along(x, middle)
         if self.config.controlnet_residuals:
             x = self._add("controlnet_mid", x)
-        return self._pass(x, blocks[len(embedders) + len(down) + len(middle) :])
+        return self.along(x, blocks[len(embedders) + len(down) + len(middle) :])
 
-    def _pass(self, x, blocks):
+    def along(self, x, blocks):
+        """What some blocks make of x (B, h, w, C), with `embedding` and `skips` at hand."""
         for block in blocks:
             if block.skip == "pop":
                 x = self.make(keras.layers.Concatenate, f"{block.name}.concat")(
@@ -151,7 +152,7 @@ class Walk:
         added = self.make(keras.layers.Add, f"{residual}.add")
         return added([x, self.inputs[residual]])
 
-    def _embed(self, blocks):
+    def embed(self, blocks):
         """The timestep's embedding (B, 4 channels[0]) with what is added to it, activated."""
         first, *added = [self.make(TimeEmbedding, block.name, block.channels) for block in blocks]
         x = first(self.inputs["timestep_embedding"], self.inputs.get("guidance_embedding"))

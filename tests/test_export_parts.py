@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from kerasdiff import StableDiffusion
+from kerasdiff.block_plan import unet_blocks
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
 from kerasdiff.demo.checkpoint import write_checkpoint
-from kerasdiff.export import converters
+from kerasdiff.diffusion_model import DiffusionModel
+from kerasdiff.export import converters, parts
+from kerasdiff.export.pieces import cut
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "litert" / "paint.py"
 PROMPT = "a red house, and the lighthouse's 25 windows"
@@ -107,6 +110,34 @@ def test_other_runtimes_paint_the_picture(model, paint, tmp_path, format, packag
     folder = model.export(tmp_path / "parts", format, max_steps=3, sampler="dpmpp_2m_sde")
     picture = painted(paint, folder, runtime(folder))
     assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
+
+
+@pytest.mark.parametrize("count", (2, 3, 7))
+def test_a_large_network_goes_into_several_files(model, paint, tmp_path, monkeypatch, count):
+    pytest.importorskip("onnxruntime")
+    most = model.diffusion_model.count_params() // count + 1
+    monkeypatch.setattr(parts, "MOST_WEIGHTS", most)
+    folder = model.export(tmp_path / "parts", "onnx", max_steps=3)
+    files = sorted(folder.glob("diffusion_model*"))
+    assert [path.name for path in files] == [f"diffusion_model_{i}.onnx" for i in range(count)]
+    assert sum(path.stat().st_size for path in files) < 1.35 * 4 * most * count
+    assert max(path.stat().st_size for path in files) < 2 * 4 * most
+    picture = painted(paint, folder, Onnx(folder))
+    assert difference(picture, expected(model)).max() <= 2
+
+
+@pytest.mark.parametrize("family", ("sd1", "sdxl"))
+def test_pieces_take_from_earlier_ones_alone(family):
+    network = DiffusionModel(TINY[family].diffusion_model)
+    for count in range(1, 9):
+        given = {"latent", "timestep", "context", "added_embedding"}
+        pieces = cut(network, count)
+        for piece in pieces:
+            assert set(piece.inputs) <= given
+            given |= {*piece.outputs}
+        assert sum((piece.blocks for piece in pieces), []) == unet_blocks(network.config)
+        held = [variable.path for piece in pieces for variable in piece.variables]
+        assert sorted(held) == sorted(variable.path for variable in network.variables)
 
 
 def test_core_ml_packages_name_what_goes_in_and_out(model, tmp_path):

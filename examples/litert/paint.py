@@ -89,9 +89,9 @@ def paint(parts, facts, tokens, negative_tokens, seed, steps, guidance):
     for values in table["rows"]:
         row = {name: np.float32(v) for name, v in zip(facts["columns"], values, strict=True)}
         inputs = {"latent": row["c_in"] * x, "timestep": row["timestep"][None]}
-        prediction = parts.run("diffusion_model", context=positive, **inputs)["prediction"]
+        prediction = predict(parts, facts, context=positive, **inputs)
         if guidance > 1.0:
-            without = parts.run("diffusion_model", context=negative, **inputs)["prediction"]
+            without = predict(parts, facts, context=negative, **inputs)
             prediction = without + np.float32(guidance) * (prediction - without)
         d = row["c_skip"] * x + row["c_out"] * prediction
         after = row["x0"] * x + row["raw"] * raw + row["d0"] * d
@@ -102,6 +102,13 @@ def paint(parts, facts, tokens, negative_tokens, seed, steps, guidance):
         x = raw = after
     images = parts.run("decoder", latents=np.float32(table["final_scale"]) * x)["images"]
     return images[0].astype("uint8")
+
+
+def predict(parts, facts, **tensors):
+    """What the network says, which large models have in several files, one after the other."""
+    for name, inputs in facts["network"].items():
+        tensors |= parts.run(name, **{key: tensors[key] for key in inputs})
+    return tensors["prediction"]
 
 
 def pack(facts, ids):

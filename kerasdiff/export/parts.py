@@ -14,25 +14,28 @@ import numpy as np
 import tensorflow as tf
 
 from kerasdiff.checkpoints.files import CheckpointError, whole_folder
-from kerasdiff.diffusion_model import timestep_embedding
 from kerasdiff.export.converters import check_converter, convert
+from kerasdiff.export.pieces import cut
 from kerasdiff.export.writing import check_backend, save_module, write_tokenizers
 from kerasdiff.options import check_size
 from kerasdiff.samplers import COLUMNS, make_table
+
+# of one file: LiteRT and ONNX files end at 2 GB, and converters take some seven times a file
+MOST_WEIGHTS = 250_000_000
 
 
 class Part(NamedTuple):
     """One file: a function of named tensors that gives a dict of them.
 
     Attributes:
-        model: whose weights it holds.
         inputs: name to `tf.TensorSpec`.
+        variables: that the function reads.
     """
 
     name: str
-    model: object
     function: Callable
     inputs: dict
+    variables: list
 
 
 def make_parts(models, height, width):
@@ -43,7 +46,8 @@ def make_parts(models, height, width):
     names = ["text_encoder", "text_encoder_2"][: len(config.text_encoders)]
     for name, text in zip(names, config.text_encoders, strict=True):
         tokens = {"tokens": tf.TensorSpec((1, text.max_length), tf.int32)}
-        yield Part(name, getattr(models, name), _encode(getattr(models, name)), tokens)
+        model = getattr(models, name)
+        yield Part(name, _encode(model), tokens, model.variables)
     inputs = {
         "latent": tf.TensorSpec((*latent, network.in_channels)),
         "timestep": tf.TensorSpec((1,)),
@@ -53,9 +57,22 @@ def make_parts(models, height, width):
         inputs["added_embedding"] = tf.TensorSpec((1, network.added_embed_dim))
     if network.time_cond_dim:
         inputs["guidance_embedding"] = tf.TensorSpec((1, network.time_cond_dim))
-    yield Part("diffusion_model", models.diffusion_model, _predict(models.diffusion_model), inputs)
+    yield from _network(models.diffusion_model, inputs)
     latents = {"latents": tf.TensorSpec((*latent, channels))}
-    yield Part("decoder", models.decoder, _decode(models.decoder), latents)
+    yield Part("decoder", _decode(models.decoder), latents, models.decoder.variables)
+
+
+def _network(model, inputs):
+    """The UNet as one part, or as several where its weights are many."""
+    pieces = cut(model, -(-model.count_params() // MOST_WEIGHTS))
+    tensors = dict(inputs)
+    for i, piece in enumerate(pieces):
+        name = f"diffusion_model_{i}" if len(pieces) > 1 else "diffusion_model"
+        given = {key: tensors[key] for key in piece.inputs}
+        yield Part(name, piece.run, given, piece.variables)
+        if len(pieces) > 1:
+            traced = tf.function(piece.run, autograph=False).get_concrete_function(**given)
+            tensors |= {key: tf.TensorSpec(t.shape) for key, t in traced.structured_outputs.items()}
 
 
 def _encode(model):
@@ -66,17 +83,6 @@ def _encode(model):
         return {name: tf.cast(value, "float32") for name, value in output.items()}
 
     return encode
-
-
-def _predict(model):
-    config = model.config
-
-    def predict(timestep, **inputs):
-        rule = config.channels[0], config.flip_sin_to_cos, config.freq_shift
-        inputs["timestep_embedding"] = timestep_embedding(timestep, *rule)
-        return {"prediction": tf.cast(model(inputs, training=False), "float32")}
-
-    return predict
 
 
 def _decode(model):
@@ -96,7 +102,7 @@ def export_parts(
     check_size(img_height, img_width, models.config.autoencoder.factor)
     check_converter(format, weights)
     with whole_folder(path) as beside:
-        tables = _tables(models.config.schedule, sampler, schedule, max_steps)
+        tables, network = _tables(models.config.schedule, sampler, schedule, max_steps), {}
         for part in make_parts(models, img_height, img_width):
             try:
                 _save(part, beside / "scratch")
@@ -105,7 +111,10 @@ def export_parts(
                 reason = getattr(error, "message", error)
                 raise CheckpointError(f"{path}: {part.name} cannot be written: {reason}") from error
             shutil.rmtree(beside / "scratch")
+            if part.name.startswith("diffusion_model"):
+                network[part.name] = list(part.inputs)
         facts = {"columns": COLUMNS, "tokens": write_tokenizers(models, beside), "steps": tables}
+        facts["network"] = network
         factor = models.config.autoencoder.factor
         channels = models.config.autoencoder.latent_channels
         facts["latents"] = channels, img_height // factor, img_width // factor
@@ -130,7 +139,7 @@ def _tables(config, sampler, schedule, max_steps):
 def _save(part, folder):
     """A part as a SavedModel, whence every runtime converts."""
     module = tf.Module()
-    module.weights = [variable.value for variable in part.model.variables]
+    module.weights = [variable.value for variable in part.variables]
     inputs = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()}
     function = tf.function(part.function, autograph=False).get_concrete_function(**inputs)
     save_module(module, folder, {"run": function})
