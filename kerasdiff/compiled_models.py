@@ -164,11 +164,16 @@ class CompiledModels:
             mode = "split" if splits else "batched"
             inputs["guidance_rescale"] = np.float32(options.guidance_rescale)
         streams = self.memory == "low" and "diffusion_model" not in self._kept
-        program = self._program("streamed_diffusion_model" if streams else "diffusion_model", mode)
+        programs = partial(
+            self._program, "streamed_diffusion_model" if streams else "diffusion_model"
+        )
+        economies = options.guidance_interval, options.cache_interval
+        passes = sampling.plan_passes(table, mode, *economies)
         scale = options.unconditional_guidance_scale
+        run = partial(sampling.run, programs, table, passes, scale, begin, inputs)
         visible = sys.stderr.isatty() if options.progress is None else options.progress
         if not visible and options.callback is None:
-            return sampling.run(program, table, scale, begin, inputs)
+            return run()
         with tqdm(total=table.steps, disable=not visible, unit="step") as bar:
 
             def watch(step, denoised):
@@ -176,7 +181,7 @@ class CompiledModels:
                 if options.callback is not None:
                     options.callback(step, table.steps, lambda: self.decode(denoised))
 
-            return sampling.run(program, table, scale, begin, inputs, watch)
+            return run(watch)
 
     def _in_tiles(self, function, array, inward, outward):
         if self.tile is None:
@@ -202,20 +207,21 @@ class CompiledModels:
                 del self._parts[name]
             gc.collect()  # Keras' models hold on to themselves
 
-    def _program(self, name, mode=None):
-        """What runs the model `name`, compiled once; with a guidance mode, the loop over it."""
+    def _program(self, name, how=None):
+        """What runs the model `name`, compiled once; for a `Pass`, the loop over the network."""
         model = self._part(name)
-        made_for, program = self._programs.get((name, mode), (None, None))
+        made_for, program = self._programs.get((name, how), (None, None))
         if made_for is not model:
-            program = self._compiled(name, model, mode)
-            self._programs[name, mode] = (model, program)
+            program = self._compiled(name, model, how)
+            self._programs[name, how] = (model, program)
         return program
 
-    def _compiled(self, name, model, mode):
-        if name == "streamed_diffusion_model":
-            return partial(sampling.loop_on_host, model, mode=mode)
-        if name == "diffusion_model":
-            return Program(partial(sampling.loop, model, mode=mode), model, self.jit_compile)
+    def _compiled(self, name, model, how):
+        if name.endswith("diffusion_model"):
+            streams = name.startswith("streamed")
+            loop = sampling.loop_on_host if streams else sampling.loop
+            loop = partial(sampling.keep if how.deep == "keep" else loop, model, mode=how.mode)
+            return loop if streams else Program(loop, model, self.jit_compile)
         model = model.moments if name == "image_encoder" else model
         jit_compile = self.jit_compile if name == "decoder" else False
         return Program(partial(model, training=False), model, jit_compile)

@@ -22,7 +22,8 @@ def denoise(model, x, scalings, guidance, inputs, mode):
             `guidance_embedding` (all with 2B rows, negative first, unless `mode` is `"off"`),
             `extra_channels` (B, h, w, E) and `guidance_rescale` (scalar).
         mode: `"off"` for one call without guidance, `"batched"` for one call of 2B rows,
-            `"split"` for two calls of B rows, which takes half the memory.
+            `"split"` for two calls of B rows, which takes half the memory, `"positive"` for one
+            call of B rows, with guidance left out.
 
     Returns:
         Denoised latents, (B, h, w, C) float32.
@@ -33,7 +34,7 @@ def denoise(model, x, scalings, guidance, inputs, mode):
         latent = ops.concatenate([latent, inputs["extra_channels"]], axis=-1)
     halves = _predict(model, latent, timestep, inputs, mode)
     prediction = halves[-1]
-    if mode != "off":
+    if len(halves) == 2:
         negative, positive = halves
         prediction = negative + guidance * (positive - negative)
         prediction = _rescale(prediction, positive, inputs["guidance_rescale"])
@@ -47,8 +48,9 @@ def _predict(model, latent, timestep, inputs, mode):
         for name in ("context", "added_embedding", "guidance_embedding")
         if name in inputs
     }
-    if mode == "split":
+    if mode in ("split", "positive"):
         halves = [{name: ops.split(value, 2)[i] for name, value in rows.items()} for i in (0, 1)]
+        halves = halves[1:] if mode == "positive" else halves
         return [_call(model, latent, timestep, half) for half in halves]
     if mode == "batched":
         latent = ops.concatenate([latent, latent], axis=0)

@@ -50,6 +50,10 @@ class DiffusionModel(Network):
         output = walk.through(unet_blocks(config))
         super().__init__(config, list(inputs.values()), output, policy, name, trainable)
 
+    def walk(self, inputs):
+        """A `Walk` along the plan with this model's layers, for a part of the way."""
+        return _LayerWalk(self, inputs)
+
 
 def timestep_embedding(timesteps, width, flip_sin_to_cos=True, freq_shift=0.0, max_period=10000.0):
     """Sinusoidal embedding (arXiv 2006.11239, from 1706.03762), in float32.
@@ -184,3 +188,14 @@ class Walk:
 
     def _up(self, block, x):
         return self.make(Upsample, block.name, block.channels)(x, self.skips[-1])
+
+
+class _LayerWalk(Walk):
+    """Goes along the plan with the layers of a model."""
+
+    def __init__(self, model, inputs):
+        super().__init__(model.config, model.dtype_policy, inputs)
+        self.model = model
+
+    def make(self, kind, name, *args):
+        return self.model.get_layer(name)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from kerasdiff.deep_cache import Keeping, Reusing
 from kerasdiff.denoiser import denoise
 from kerasdiff.samplers import COLUMNS
 
@@ -37,6 +38,39 @@ class Carry(NamedTuple):
     raw: object
     past_x: object
     past_d: object
+
+
+class Pass(NamedTuple):
+    """How the network is called in a row.
+
+    Attributes:
+        mode: guidance mode of `denoiser.denoise`.
+        deep: None for the whole network, `"keep"` to note its deep features too, `"reuse"` to take
+            those of the row that noted them last; see `deep_cache`.
+    """
+
+    mode: str
+    deep: str | None = None
+
+
+def plan_passes(table, mode, guidance_interval=None, cache_interval=1):
+    """A `Pass` for each row of a table.
+
+    Args:
+        mode: guidance mode where there is guidance.
+        guidance_interval: (lowest, highest) sigma with guidance (arXiv 2404.07724); None for all.
+        cache_interval: the whole network is called in every so manieth row.
+    """
+    passes, age = [], 0
+    low, high = guidance_interval or (0.0, np.inf)
+    for sigma in table.sigmas:
+        outside = mode != "off" and not low <= sigma <= high
+        now = "positive" if outside else mode
+        # Features of another guidance mode have other rows.
+        age = 0 if not passes or passes[-1].mode != now else (age + 1) % cache_interval
+        deep = None if cache_interval == 1 else "reuse" if age else "keep"
+        passes.append(Pass(now, deep))
+    return passes
 
 
 def new_carry(x):
@@ -75,7 +109,8 @@ def step(model, row, carry, noise, inputs, mode):
         carry: a `Carry`.
         noise: (slots, B, h, w, C) float32.
         inputs: as `denoiser.denoise` takes them; for inpainting also `mask` (B, h, w, 1), 1 where
-            the picture is new, `known` (clean latents) and `known_noise`, both (B, h, w, C).
+            the picture is new, `known` (clean latents) and `known_noise`, both (B, h, w, C); with
+            `deep`, features that `keep` gave, only the network's outer blocks are computed.
         mode: guidance mode of `denoiser.denoise`.
 
     Returns:
@@ -83,6 +118,7 @@ def step(model, row, carry, noise, inputs, mode):
     """
     value = {name: row[index] for name, index in _AT.items()}
     x = carry.x
+    model = Reusing(model, inputs["deep"]) if "deep" in inputs else model
     scalings = (value["c_in"], value["c_skip"], value["c_out"], value["timestep"])
     d = denoise(model, x, scalings, value["guidance"], inputs, mode)
 
@@ -125,17 +161,25 @@ def loop_on_host(model, rows, start, stop, carry, noise, inputs, mode):
     return carry
 
 
-def run(program, table, guidance_scale, begin, inputs, watch=None):
+def keep(model, rows, index, carry, noise, inputs, mode):
+    """Row `index` alone; its `Carry` and the network's deep features, (rows of calls, h, w, C)."""
+    keeping = Keeping(model)
+    carry = step(keeping, ops.take(rows, index, axis=0), carry, noise, inputs, mode)
+    return carry, ops.concatenate(keeping.features)
+
+
+def run(programs, table, passes, guidance_scale, begin, inputs, watch=None):
     """A whole table from the host.
 
     Args:
-        program: `loop` compiled for a model and a guidance mode.
+        programs: a function from a `Pass` to a compiled `keep` (to keep) or `loop` (else).
         table: a sampler's `Table`.
+        passes: one for each row, from `plan_passes`.
         guidance_scale: for each row.
         begin: a `start.Start`.
         inputs: tensors by name, besides those of `begin`.
-        watch: `watch(step, denoised)` after each step, `denoised` (B, h, w, C); the same program
-            then runs row by row, to the same result.
+        watch: `watch(step, denoised)` after each step, `denoised` (B, h, w, C); the same programs
+            then run row by row, to the same result.
 
     Returns:
         Clean latents, (B, h, w, C) float32.
@@ -143,13 +187,26 @@ def run(program, table, guidance_scale, begin, inputs, watch=None):
     rows, noise = pad_rows(table, guidance_scale), pad_noise(begin.noise, begin.x.shape)
     inputs = begin.inputs | inputs
     carry, total, done = new_carry(begin.x), len(table.rows), 0
-    for stop in range(1, total + 1) if watch else [total]:
-        carry = program(rows, np.int32(done), np.int32(stop), carry, noise, inputs)
+    for stop in _stops(passes, bool(watch)):
+        given, program = (carry, noise, inputs), programs(passes[done])
+        if passes[done].deep == "keep":
+            carry, deep = program(rows, np.int32(done), *given)
+        else:
+            if passes[done].deep == "reuse":
+                given = (carry, noise, inputs | {"deep": deep})
+            carry = program(rows, np.int32(done), np.int32(stop), *given)
         before, done = done * table.steps // total, stop
         # Samplers with two calls a step have more rows than steps.
         if watch and (step := stop * table.steps // total) > before:
             watch(step, table.final_scale * np.asarray(ops.convert_to_numpy(carry.past_d[0])))
     return table.final_scale * np.asarray(ops.convert_to_numpy(carry.x))
+
+
+def _stops(passes, each):
+    """Where runs of rows end that one call of a program serves."""
+    for i, now in enumerate(passes):
+        if each or now.deep == "keep" or i + 1 == len(passes) or passes[i + 1] != now:
+            yield i + 1
 
 
 def _push(newest, past):

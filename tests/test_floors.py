@@ -11,7 +11,7 @@ FLOORS = {
     0: "configs block_plan backend attention noise images options tokenizer_files tiles walks",
     1: "clip_tokenizer layers noise_scheduler",
     2: "text_encoder image_encoder decoder diffusion_model",
-    3: "samplers denoiser conditioning checkpoints start added_tokens",
+    3: "samplers deep_cache denoiser conditioning checkpoints start added_tokens",
     4: "sampling",
     5: "compiled_models",
     6: "export",

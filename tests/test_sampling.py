@@ -45,7 +45,9 @@ def program():
 
 
 def run(program, table, seed=1, **more):
-    return sampling.run(program, table, 5.0, start(table, seed), inputs(), **more)
+    passes = sampling.plan_passes(table, "batched")
+    given = (table, passes, 5.0, start(table, seed), inputs())
+    return sampling.run(lambda how: program, *given, **more)
 
 
 def test_one_program_serves_samplers_steps_and_strengths(program):

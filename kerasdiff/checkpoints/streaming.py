@@ -37,7 +37,11 @@ class StreamedDiffusionModel:
     def __call__(self, inputs, training=False):
         """What F predicts, (B, h, w, out_channels), for a dict of inputs."""
         inputs = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-        return _Reader(self, inputs).through(unet_blocks(self.config))
+        return self.walk(inputs).through(unet_blocks(self.config))
+
+    def walk(self, inputs):
+        """A `Walk` along the plan that reads each layer's weights when it gets there."""
+        return _Reader(self, inputs)
 
     def run(self, layer, inputs):
         """The output of one layer, with its weights read for this call."""

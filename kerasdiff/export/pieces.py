@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from kerasdiff.block_plan import unet_blocks
-from kerasdiff.diffusion_model import Walk, timestep_embedding
+from kerasdiff.diffusion_model import timestep_embedding
 
 
 class Piece(NamedTuple):
@@ -30,10 +30,13 @@ class Piece(NamedTuple):
 
     def run(self, **tensors):
         """Float32 (1, h, w, C) of each output by name."""
-        walk = _Reuse(self.model, tensors)
         embedders = [block for block in self.blocks if block.kind == "time"]
         if embedders:
-            walk.embedding = walk.embed(embedders)
+            config = self.model.config
+            rule = config.channels[0], config.flip_sin_to_cos, config.freq_shift
+            tensors["timestep_embedding"] = timestep_embedding(tensors["timestep"], *rule)
+        walk = self.model.walk(tensors)
+        walk.embedding = walk.embed(embedders) if embedders else tensors.get("embedding")
         walk.skips = [tensors[name] for name in self.inputs if name.startswith("skip")]
         x = walk.along(tensors[self.inputs[0]], self.blocks[len(embedders) :])
         results = {self.outputs[0]: x}
@@ -92,18 +95,3 @@ def _inputs(config, blocks, index):
                  "guidance_embedding": config.time_cond_dim}  # fmt: skip
         names = ["latent", "timestep", *(name for name, width in added.items() if width)]
     return [*names, *["context"] * ("transformer" in kinds)]
-
-
-class _Reuse(Walk):
-    """Goes along the plan with the layers of a model."""
-
-    def __init__(self, model, tensors):
-        config, inputs = model.config, dict(tensors)
-        if "timestep" in tensors:
-            rule = config.channels[0], config.flip_sin_to_cos, config.freq_shift
-            inputs["timestep_embedding"] = timestep_embedding(tensors["timestep"], *rule)
-        super().__init__(config, model.dtype_policy, inputs)
-        self.model, self.embedding = model, tensors.get("embedding")
-
-    def make(self, kind, name, *args):
-        return self.model.get_layer(name)

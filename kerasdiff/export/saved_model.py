@@ -120,7 +120,8 @@ class Sampler(tf.Module):
         scale = guidance_scale if self.mode == "off" else tf.maximum(guidance_scale, 1.0)
         rows = rows * (1.0 - _GUIDANCE) + scale * _GUIDANCE
         signal, noise, final = tf.unstack(tf.gather(tables.scales, at))
-        return Table(rows, signal, noise, final, tables.noise_slots, tf.gather(tables.counts, at))
+        count = tf.gather(tables.counts, at)
+        return Table(rows, signal, noise, final, tables.noise_slots, count, sigmas=None)
 
     def run(self, table, begin, tokens, negative_tokens, guidance_scale, picture_size):
         """Pictures of a run from a `start.Start`; a table's `steps` are its rows."""

@@ -122,6 +122,7 @@ class Table(NamedTuple):
         final_scale: the latents are final_scale * x after the last row.
         noise_slots: how many arrays of noise are drawn, in the order of their slots.
         steps: what a user counts; there may be more rows.
+        sigmas: (n,) noise over signal before each row, infinite where no signal is left.
     """
 
     rows: np.ndarray
@@ -130,6 +131,7 @@ class Table(NamedTuple):
     final_scale: float
     noise_slots: int
     steps: int
+    sigmas: np.ndarray
 
 
 def tabulate(rows, prediction_type, initial, steps):
@@ -145,7 +147,10 @@ def tabulate(rows, prediction_type, initial, steps):
         slots += row.draws
         scalings = row.level.scalings(prediction_type)
         lines.append([*scalings, row.timestep, *level, *row.weights, slot, 1.0])
-    table = Table(np.array(lines, "float64"), *map(float, initial), 1.0, slots, steps)
+    levels = np.array([row.level for row in rows], "float64")  # (n, 2)
+    with np.errstate(divide="ignore"):
+        sigmas = levels[:, 1] / levels[:, 0]
+    table = Table(np.array(lines, "float64"), *map(float, initial), 1.0, slots, steps, sigmas)
     if not np.isfinite(table.rows).all():
         row = int(np.argmin(np.isfinite(table.rows).all(axis=1)))
         raise ValueError(
