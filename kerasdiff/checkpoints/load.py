@@ -107,7 +107,13 @@ def compare(have, want, skip=is_skipped):
 
 
 def state(model):
-    """A model's variables as `Tensors` under canonical names, in PyTorch's axis order."""
+    """A model's variables as `Tensors` under canonical names, in PyTorch's axis order.
+
+    Raises:
+        ValueError: if kernels are int8, which no checkpoint has.
+    """
+    if any(variable.dtype == "int8" for variable in model.variables):
+        raise ValueError(f"{model.name} is int8, which no checkpoint has: write it, then quantize")
     return Tensors(model.name, {tensor_name(v): _lazy(v) for v in model.variables})
 
 

@@ -8,7 +8,7 @@ from kerasdiff.configs import StableDiffusionConfig
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
-from kerasdiff.layers import uninitialized
+from kerasdiff.layers import quantize, uninitialized
 from kerasdiff.layers.network import DTYPES
 from kerasdiff.text_encoder import TextEncoder
 
@@ -20,14 +20,17 @@ _MODELS = {
     "decoder": (Decoder, "vae", lambda config: config.autoencoder),
     "diffusion_model": (DiffusionModel, "unet", lambda config: config.diffusion_model),
 }
+# The way in and out of the network: little memory, and every error passes through them.
+KEPT_IN_FLOAT = ("conv_in", "conv_out", "time_embedding", "add_embedding")
 
 
-def open_models(checkpoint, dtype="float32", **files):
+def open_models(checkpoint, dtype="float32", int8=False, **files):
     """Finds and opens a checkpoint; reads no weights yet.
 
     Args:
         checkpoint: a preset's name, a file, a folder, or a `StableDiffusionConfig`.
         dtype: one of `layers.network.DTYPES`.
+        int8: see `StableDiffusion`.
         **files: further arguments of `find_and_open`.
 
     Returns:
@@ -38,9 +41,9 @@ def open_models(checkpoint, dtype="float32", **files):
     if isinstance(checkpoint, StableDiffusionConfig):
         if files:
             raise ValueError(f"untrained networks take no {', '.join(files)}")
-        return Models(checkpoint, dtype)
+        return Models(checkpoint, dtype, int8=int8)
     opened = find_and_open(checkpoint, **files)
-    return Models(opened.config, dtype, opened)
+    return Models(opened.config, dtype, opened, int8)
 
 
 class Models:
@@ -50,10 +53,11 @@ class Models:
         config: a `StableDiffusionConfig`.
         dtype: of the networks.
         checkpoint: an open `Checkpoint`; None leaves networks as they were initialised.
+        int8: whether the UNet's kernels are rounded to int8.
     """
 
-    def __init__(self, config, dtype, checkpoint=None):
-        self.config, self.dtype, self.checkpoint = config, dtype, checkpoint
+    def __init__(self, config, dtype, checkpoint=None, int8=False):
+        self.config, self.dtype, self.checkpoint, self.int8 = config, dtype, checkpoint, int8
 
     def make(self, name):
         """The model or tokenizer `name`, such as `"decoder"` or `"tokenizer_2"`.
@@ -70,6 +74,12 @@ class Models:
         # The autoencoder's activations leave float16's range (SDXL's always do).
         dtype = "float32" if part == "vae" and "float16" in self.dtype.split("_") else self.dtype
         config = config_of(self.config)
+        model = self._loaded(kind, part, config, dtype, name)
+        if self.int8 and part == "unet":
+            quantize(model, KEPT_IN_FLOAT)
+        return model
+
+    def _loaded(self, kind, part, config, dtype, name):
         if self.checkpoint is None:
             return kind(config, dtype=dtype, name=name)
         with uninitialized():

@@ -8,6 +8,7 @@ module, so that `tensor_name` needs no table.
 from kerasdiff.layers.autoencoder import AttentionBlock, MeanLatents, apply_blocks
 from kerasdiff.layers.basic import Dense, GroupNorm, PaddedConv2D, layer_norm
 from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, TimeEmbedding, Upsample
+from kerasdiff.layers.int8 import quantize
 from kerasdiff.layers.network import Network, to_policy
 from kerasdiff.layers.transformers import Attention, FeedForward, SpatialTransformer
 from kerasdiff.layers.variables import initializer, tensor_name, to_torch_axes, uninitialized
@@ -30,6 +31,7 @@ __all__ = [
     "apply_blocks",
     "initializer",
     "layer_norm",
+    "quantize",
     "tensor_name",
     "to_policy",
     "to_torch_axes",

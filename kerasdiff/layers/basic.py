@@ -3,14 +3,14 @@
 import keras
 from keras import ops
 
-from kerasdiff.layers.variables import initializer
+from kerasdiff.layers.int8 import KernelLayer
 
 LAYER_NORM_EPSILON = 1e-5
 """Of every LayerNorm of the UNet's transformers: PyTorch's default, in no checkpoint's config."""
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
-class Dense(keras.layers.Layer):
+class Dense(KernelLayer):
     """A matrix on the last axis: (..., I) to (..., units).
 
     Args:
@@ -23,13 +23,12 @@ class Dense(keras.layers.Layer):
         self.units, self.use_bias = units, use_bias
 
     def build(self, x_shape):
-        shape = (x_shape[-1], self.units)
-        self.kernel = self.add_weight(shape, initializer("glorot_uniform"), name="kernel")
+        self.add_kernel((x_shape[-1], self.units))
         if self.use_bias:
             self.bias = self.add_weight((self.units,), "zeros", name="bias")
 
     def call(self, x):
-        x = ops.matmul(x, self.kernel)
+        x = self.scaled(ops.matmul(x, self.kernel_values(x)))
         return x + self.bias if self.use_bias else x
 
     def compute_output_shape(self, x_shape):
@@ -40,7 +39,7 @@ class Dense(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
-class PaddedConv2D(keras.layers.Layer):
+class PaddedConv2D(KernelLayer):
     """A convolution with explicit zero padding: (B, H, W, I) to (B, H', W', filters).
 
     H' is (H + before + after - kernel_size) // strides + 1, as in PyTorch. Keras' "same" padding
@@ -59,8 +58,7 @@ class PaddedConv2D(keras.layers.Layer):
         self.padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
 
     def build(self, x_shape):
-        shape = (self.kernel_size, self.kernel_size, x_shape[-1], self.filters)
-        self.kernel = self.add_weight(shape, initializer("glorot_uniform"), name="kernel")
+        self.add_kernel((self.kernel_size, self.kernel_size, x_shape[-1], self.filters))
         self.bias = self.add_weight((self.filters,), "zeros", name="bias")
 
     def call(self, x):
@@ -69,8 +67,9 @@ class PaddedConv2D(keras.layers.Layer):
         if not same and any(self.padding):
             x = ops.pad(x, ((0, 0), self.padding, self.padding, (0, 0)))
         padding = "same" if same else "valid"
-        x = ops.conv(x, self.kernel, self.strides, padding, data_format="channels_last")
-        return x + self.bias
+        kernel = self.kernel_values(x)
+        x = ops.conv(x, kernel, self.strides, padding, data_format="channels_last")
+        return self.scaled(x) + self.bias
 
     def compute_output_shape(self, x_shape):
         padded = sum(self.padding) - self._reach

@@ -1,0 +1,125 @@
+"""Kernels in int8: small, near, and refused where they would be lost."""
+
+import keras
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from stable_diffusion_cases import tiny_checkpoint, tiny_model
+
+from kerasdiff import StableDiffusion
+from kerasdiff.checkpoints.load import state
+from kerasdiff.layers import Dense, GroupNorm, PaddedConv2D, quantize
+
+folder = pytest.fixture(tiny_checkpoint, scope="module")
+LAYERS = {
+    "dense": lambda: Dense(24, name="dense"),
+    "dense without bias": lambda: Dense(24, use_bias=False, name="dense"),
+    "convolution": lambda: PaddedConv2D(24, 3, padding=1, name="conv"),
+    "strided convolution": lambda: PaddedConv2D(24, 3, padding=(0, 1), strides=2, name="conv"),
+}
+
+
+def picture(model):
+    return model.text_to_image("a red house", num_steps=2, seed=1, progress=False)
+
+
+def rounded(kernel):
+    """What int8 leaves of a kernel, by its definition, in float64."""
+    kernel = np.asarray(kernel, "float64")
+    step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
+    return np.rint(kernel / step) * step
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_layer_computes_with_the_rounded_kernel(kind):
+    keras.utils.set_random_seed(1)
+    layer, again = LAYERS[kind](), LAYERS[kind]()
+    x = np.random.default_rng(2).standard_normal((2, 6, 8, 16)).astype("float32")
+    exact = np.asarray(layer(x))
+    again(x)
+    for target, source in zip(again.variables, layer.variables, strict=True):
+        target.assign(rounded(source) if "kernel" in source.path else source.value)
+    layer.quantize("int8")
+    assert_allclose(np.asarray(layer(x)), np.asarray(again(x)), atol=1e-5)
+    assert 1e-4 < np.abs(np.asarray(layer(x)) - exact).max() < 0.05
+    assert layer.kernel.dtype == "int8" and layer.scale.dtype == "float32"
+    assert len(layer.variables) == len(again.variables) + 1
+
+
+def test_a_channel_of_zeros_stays_zero():
+    layer = Dense(3, name="dense")
+    layer.build((None, 4))
+    layer.kernel.assign(np.float32([[0, 1, -2]] * 4))
+    layer.quantize("int8")
+    assert_allclose(np.asarray(layer(np.ones((1, 4), "float32"))), [[0, 4, -8]], rtol=1e-6)
+
+
+def test_bfloat16_stays_bfloat16():
+    layer = Dense(3, name="dense", dtype="bfloat16")
+    x = keras.ops.ones((1, 4), "bfloat16")
+    layer(x)
+    layer.quantize("int8")
+    assert layer(x).dtype == "bfloat16" and layer.scale.dtype == "float32"
+
+
+def test_a_second_time_changes_nothing():
+    layer = Dense(3, name="dense")
+    layer.build((None, 4))
+    layer.quantize("int8")
+    before = np.asarray(layer.kernel)
+    layer.quantize("int8")
+    assert_array_equal(np.asarray(layer.kernel), before)
+
+
+def test_other_modes_are_refused():
+    layer = Dense(3, name="dense")
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match='must be "int8"'):
+        layer.quantize("int4")
+
+
+@pytest.mark.parametrize("jit_compile", (True, False))
+def test_the_unet_is_small_and_near(folder, jit_compile):
+    exact = tiny_model(folder)
+    model = StableDiffusion.from_preset(folder, int8=True, jit_compile=jit_compile)
+    difference = np.abs(picture(model).astype(int) - picture(exact))
+    assert 0 < difference.max() and difference.mean() < 3
+
+    def size(model):
+        return sum(v.value.numpy().nbytes for v in model.diffusion_model.variables)
+
+    assert size(model) < 0.4 * size(exact)  # the smallest layers' vectors weigh most
+    kinds = {v.path.split("/")[-2]: v.dtype for v in model.diffusion_model.variables
+             if v.path.endswith("kernel")}  # fmt: skip
+    floats = {name for name, dtype in kinds.items() if dtype != "int8"}
+    assert floats == {
+        "conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2",
+    }  # fmt: skip
+    assert {v.dtype for v in model.text_encoder.variables} == {"float32"}
+
+
+def test_nothing_is_trained_in_int8(folder):
+    model = StableDiffusion.from_preset(folder, int8=True).diffusion_model
+    assert all(v.dtype != "int8" and "scale" not in v.path for v in model.trainable_variables)
+
+
+def test_norms_are_left_alone():
+    inputs = keras.Input((4, 4, 8))
+    model = keras.Model(inputs, GroupNorm(2, 1e-5, name="norm")(inputs))
+    quantize(model)
+    assert {v.dtype for v in model.variables} == {"float32"}
+
+
+def test_it_is_not_written(folder, tmp_path):
+    model = StableDiffusion.from_preset(folder, int8=True).diffusion_model
+    with pytest.raises(ValueError, match="int8, which no checkpoint has"):
+        state(model)
+    with pytest.raises(ValueError, match="int8, which is not saved"):
+        model.save_weights(tmp_path / "unet.weights.h5")
+    with pytest.raises(ValueError, match="int8, which is not saved"):
+        model.save(tmp_path / "unet.keras")
+
+
+def test_streamed_weights_are_not_rounded(folder):
+    with pytest.raises(ValueError, match='no use with `memory` "low"'):
+        StableDiffusion.from_preset(folder, int8=True, memory="low")
