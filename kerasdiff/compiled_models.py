@@ -58,9 +58,9 @@ class CompiledModels:
     def __init__(self, checkpoint, dtype, jit_compile, memory="high", tile=None, **files):
         if memory not in MEMORY:
             raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
-        if memory == "low" and files.get("int8"):
-            raise ValueError('`int8` has no use with `memory` "low", which holds no weights')
         self._models = open_models(checkpoint, dtype, **files)
+        if memory == "low" and (self._models.int8 or self._models.token_merging):
+            raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory

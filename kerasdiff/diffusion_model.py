@@ -19,6 +19,7 @@ from kerasdiff.layers import (
     Upsample,
     to_policy,
 )
+from kerasdiff.layers.token_merging import check_ratio
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
@@ -53,6 +54,21 @@ class DiffusionModel(Network):
     def walk(self, inputs):
         """A `Walk` along the plan with this model's layers, for a part of the way."""
         return _LayerWalk(self, inputs)
+
+    def merge_tokens(self, ratio):
+        """Merges alike positions for self-attention in the outermost level that has it.
+
+        Before anything is compiled; nothing is merged where a latent's height or width is odd or
+        not known while tracing.
+
+        Args:
+            ratio: share of the positions that is merged away, 0 (none) to 0.75 (arXiv 2303.17604).
+        """
+        check_ratio(ratio)
+        transformers = [block for block in unet_blocks(self.config) if block.kind == "transformer"]
+        for block in transformers:
+            if block.channels == transformers[0].channels:
+                self.get_layer(block.name).token_merging = ratio
 
 
 def timestep_embedding(timesteps, width, flip_sin_to_cos=True, freq_shift=0.0, max_period=10000.0):

@@ -39,6 +39,8 @@ class StableDiffusion(CompiledModels):
             sampler stay in float32.
         int8: whether the UNet's matrices and convolutions are kept as int8, a quarter of float32's
             memory, and computed in `dtype`: a slightly other picture.
+        token_merging: share of the positions, up to 0.75, that the UNet's outermost self-attention
+            merges with others that are alike (arXiv 2303.17604): a slightly other picture.
         memory: "high" keeps every model; "medium" one at a time, made anew from the checkpoint
             for each task (those that you took from here or set are kept); "low" moreover reads the
             UNet's weights layer by layer at every step and splits guidance.
@@ -63,11 +65,13 @@ class StableDiffusion(CompiledModels):
         checkpoint="sd-v1-4",
         dtype="float32",
         int8=False,
+        token_merging=0.0,
         memory="high",
         tile=None,
         **files,
     ):
-        super().__init__(checkpoint, dtype, jit_compile, memory, tile, int8=int8, **files)
+        files |= {"int8": int8, "token_merging": token_merging}
+        super().__init__(checkpoint, dtype, jit_compile, memory, tile, **files)
         height, width = self.config.image_size
         self.img_height = height if img_height is None else img_height
         self.img_width = width if img_width is None else img_width

@@ -121,5 +121,5 @@ def test_it_is_not_written(folder, tmp_path):
 
 
 def test_streamed_weights_are_not_rounded(folder):
-    with pytest.raises(ValueError, match='no use with `memory` "low"'):
+    with pytest.raises(ValueError, match='do not go with `memory` "low"'):
         StableDiffusion.from_preset(folder, int8=True, memory="low")

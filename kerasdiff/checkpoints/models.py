@@ -10,6 +10,7 @@ from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.layers import quantize, uninitialized
 from kerasdiff.layers.network import DTYPES
+from kerasdiff.layers.token_merging import check_ratio
 from kerasdiff.text_encoder import TextEncoder
 
 # Our model's name -> its class, the checkpoint's part that holds its weights, its config.
@@ -24,13 +25,13 @@ _MODELS = {
 KEPT_IN_FLOAT = ("conv_in", "conv_out", "time_embedding", "add_embedding")
 
 
-def open_models(checkpoint, dtype="float32", int8=False, **files):
+def open_models(checkpoint, dtype="float32", int8=False, token_merging=0.0, **files):
     """Finds and opens a checkpoint; reads no weights yet.
 
     Args:
         checkpoint: a preset's name, a file, a folder, or a `StableDiffusionConfig`.
         dtype: one of `layers.network.DTYPES`.
-        int8: see `StableDiffusion`.
+        int8, token_merging: see `StableDiffusion`.
         **files: further arguments of `find_and_open`.
 
     Returns:
@@ -41,9 +42,9 @@ def open_models(checkpoint, dtype="float32", int8=False, **files):
     if isinstance(checkpoint, StableDiffusionConfig):
         if files:
             raise ValueError(f"untrained networks take no {', '.join(files)}")
-        return Models(checkpoint, dtype, int8=int8)
+        return Models(checkpoint, dtype, None, int8, token_merging)
     opened = find_and_open(checkpoint, **files)
-    return Models(opened.config, dtype, opened, int8)
+    return Models(opened.config, dtype, opened, int8, token_merging)
 
 
 class Models:
@@ -53,11 +54,13 @@ class Models:
         config: a `StableDiffusionConfig`.
         dtype: of the networks.
         checkpoint: an open `Checkpoint`; None leaves networks as they were initialised.
-        int8: whether the UNet's kernels are rounded to int8.
+        int8, token_merging: what is saved in the UNet, at the price of another picture.
     """
 
-    def __init__(self, config, dtype, checkpoint=None, int8=False):
-        self.config, self.dtype, self.checkpoint, self.int8 = config, dtype, checkpoint, int8
+    def __init__(self, config, dtype, checkpoint=None, int8=False, token_merging=0.0):
+        self.config, self.dtype, self.checkpoint = config, dtype, checkpoint
+        check_ratio(token_merging)
+        self.int8, self.token_merging = int8, token_merging
 
     def make(self, name):
         """The model or tokenizer `name`, such as `"decoder"` or `"tokenizer_2"`.
@@ -75,8 +78,10 @@ class Models:
         dtype = "float32" if part == "vae" and "float16" in self.dtype.split("_") else self.dtype
         config = config_of(self.config)
         model = self._loaded(kind, part, config, dtype, name)
-        if self.int8 and part == "unet":
-            quantize(model, KEPT_IN_FLOAT)
+        if part == "unet":
+            model.merge_tokens(self.token_merging)
+            if self.int8:
+                quantize(model, KEPT_IN_FLOAT)
         return model
 
     def _loaded(self, kind, part, config, dtype, name):

@@ -6,6 +6,7 @@ from keras import ops
 from kerasdiff.attention import attention
 from kerasdiff.layers.basic import Dense, GroupNorm, PaddedConv2D, layer_norm
 from kerasdiff.layers.blocks import Composite
+from kerasdiff.layers.token_merging import TokenMerging
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
@@ -117,8 +118,14 @@ class TransformerBlock(Composite):
             layer.build(x_shape)
         self.attn2.build(x_shape, context_shape)
 
-    def call(self, x, context):
-        x = x + self.attn1(self.norm1(x))
+    def call(self, x, context, merging=None):
+        """`merging`, if given, is (height, width, ratio) of `TokenMerging`."""
+        tokens = self.norm1(x)
+        if merging is None:
+            x = x + self.attn1(tokens)
+        else:
+            merging = TokenMerging(x, *merging)
+            x = x + merging.part(self.attn1(merging.merge(tokens)))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -133,7 +140,13 @@ class SpatialTransformer(Composite):
         groups, epsilon: of the GroupNorm that opens it.
         linear_projection: project by a matrix instead of a 1x1 convolution, which differ in the
             shape of the kernel alone.
+
+    Attributes:
+        token_merging: share of the positions that are merged for self-attention; see
+            `TokenMerging`. It needs an even height and width, known while tracing.
     """
+
+    token_merging = 0.0
 
     FIELDS = ("heads", "depth", "groups", "epsilon", "linear_projection")
 
@@ -160,7 +173,9 @@ class SpatialTransformer(Composite):
         batch, height, width, channels = ops.shape(x)
         inner = self.proj_in(self.norm(x))
         inner = ops.reshape(inner, (batch, height * width, channels))  # (B, HW, C)
+        even = all(isinstance(size, int) and size % 2 == 0 for size in (height, width))
+        merging = (height, width, self.token_merging) if self.token_merging and even else None
         for block in self.blocks:
-            inner = block(inner, context)
+            inner = block(inner, context, merging=merging)
         inner = ops.reshape(inner, (batch, height, width, channels))  # (B, H, W, C)
         return x + self.proj_out(inner)
