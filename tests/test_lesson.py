@@ -9,6 +9,7 @@ from kerasdiff.demo.lesson import (
     HUES,
     KINDS,
     PLACES,
+    TINTS,
     UNTOLD,
     Captions,
     Reader,
@@ -65,10 +66,9 @@ def test_batches_differ_and_go_on_where_a_run_stopped():
 
 def test_scores_count_what_is_told():
     told = np.stack([places(Shapes((CIRCLE, STAR), "left")), places(House("pink", "oak"))])
-    sure = np.concatenate(
-        [20.0 * np.eye(len(names))[np.maximum(told[..., i], 0)]
-         for i, names in enumerate((KINDS, HUES))], -1, dtype="float32",
-    )  # fmt: skip
+    known = np.maximum(told, 0)
+    logits = [20.0 * np.eye(len(KINDS))[known[..., 0]], 20.0 * np.eye(len(HUES))[known[..., 1]]]
+    sure = np.concatenate([*logits, TINTS[known[..., 1]]], -1, dtype="float32")
     assert float(lesson_score(told, sure)) == 1.0
     assert float(lesson_loss(told, sure)) < 1e-3
     sure[0, 0] = -sure[0, 0]
@@ -76,12 +76,22 @@ def test_scores_count_what_is_told():
     assert float(lesson_loss(told, sure)) > 1.0
 
 
+def test_colours_are_asked_for_as_colours():
+    told = places(Shapes((CIRCLE,)))[None]
+    answers = np.zeros((1, 9, len(KINDS) + len(HUES) + 3), "float32")
+    answers[..., -3:] = TINTS[told[..., 1]]
+    least = float(lesson_loss(told, answers))
+    answers[0, PLACES.index("alone"), -3:] = TINTS[HUES.index("blue")]
+    wrong = np.mean((TINTS[HUES.index("blue")] - TINTS[HUES.index("red")]) ** 2)
+    assert float(lesson_loss(told, answers)) - least == pytest.approx(wrong / 9, rel=1e-4)
+
+
 def test_a_text_encoder_learns():
     keras.utils.set_random_seed(0)
     config = TextEncoderConfig(
         vocab_size=TOKENIZER.vocab_size, max_length=40, width=32, depth=1, heads=2, mlp_width=64
     )
-    reader = Reader(TextEncoder(config), width=16)
+    reader = Reader(TextEncoder(config))
     reader.compile(keras.optimizers.Adam(3e-3), lesson_loss, jit_compile=False)
     captions = Captions(TOKENIZER, 32, 60)
     losses = [float(reader.train_on_batch(*captions[i])) for i in range(60)]

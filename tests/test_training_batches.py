@@ -143,16 +143,28 @@ def test_so_many_rows_as_asked_begin_in_pure_noise(stratified):
     assert set(rows(50, draw(pure_noise=1.0))["timesteps"]) == {999}
 
 
-def test_pictures_of_an_autoencoder_can_be_pooled():
+def test_timesteps_are_shifted_towards_noise():
+    steps = rows(2000, draw(shift=3.0))["timesteps"]
+    # a share s of the way is at 3 s / (1 + 2 s): a quarter at half, a half at three quarters
+    for share, timestep in ((0.25, 500), (0.5, 750), (0.75, 900)):
+        assert abs((steps < timestep).mean() - share) < 0.01
+    with pytest.raises(ValueError, match="`shift` must be positive, not 0"):
+        draw(shift=0)
+
+
+def test_pictures_of_an_autoencoder_can_be_parts():
     plain = rows(2, AutoencoderDraw(CONFIG.autoencoder))
-    assert plain["pictures"].dtype == np.uint8 and plain["noise"].shape == (2, 8, 8, 4)
+    assert plain["pictures"].shape == (2, 16, 16, 3) and plain["noise"].shape == (2, 8, 8, 4)
 
-    class Halves(Source):
+    class Numbered(Source):
         def __getitem__(self, i):
-            picture = np.zeros((16, 16, 3), "uint8")
-            picture[:, ::2] = 255
-            return picture, "a"
+            return np.arange(16 * 16 * 3, dtype="uint8").reshape(16, 16, 3), "a"
 
-    pooled = rows(2, AutoencoderDraw(CONFIG.autoencoder, 2), Halves())
-    assert pooled["pictures"].shape == (2, 8, 8, 3) and pooled["noise"].shape == (2, 4, 4, 4)
-    np.testing.assert_allclose(pooled["pictures"], 0.0, atol=1e-6)
+    parts = rows(50, AutoencoderDraw(CONFIG.autoencoder, 8), Numbered())
+    assert parts["pictures"].shape == (50, 8, 8, 3) and parts["noise"].shape == (50, 4, 4, 4)
+    corners = parts["pictures"][:, 0, 0, 0]
+    assert len(set(corners)) > 20
+    picture = Numbered()[0][0]
+    for corner, part in zip(corners, parts["pictures"], strict=True):
+        places = np.argwhere(picture[:9, :9, 0] == corner)
+        assert any(np.array_equal(picture[y : y + 8, x : x + 8], part) for y, x in places)

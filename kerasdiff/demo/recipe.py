@@ -43,7 +43,7 @@ from kerasdiff.training.rates import Rate
 SIZE = 128
 TOKENIZER = demo_tokenizer(all_words(), max_length=40)
 AUTOENCODER = AutoencoderConfig(
-    channels=(16, 32, 64, 128), layers_per_block=1, norm_groups=4, scaling_factor=1.0
+    channels=(16, 32, 64, 64), layers_per_block=1, norm_groups=4, scaling_factor=1.0
 )
 CONFIG = StableDiffusionConfig(
     "sd1",
@@ -55,7 +55,7 @@ CONFIG = StableDiffusionConfig(
     ),
     AUTOENCODER,
     DiffusionModelConfig(
-        channels=(64, 128, 160), layers_per_block=(1, 1, 1), depth=(1, 1, 0), up_depth=(0, 1, 1),
+        channels=(64, 128, 160), layers_per_block=(1, 1, 1), depth=(0, 1, 1), up_depth=(1, 1, 0),
         heads=(2, 4, 5), context_dim=128, norm_groups=16,
     ),
     # Black and white backgrounds need a last step that is pure noise (arXiv 2305.08891).
@@ -67,8 +67,9 @@ CONFIG = StableDiffusionConfig(
 
 FIRST_LOG_VARIANCE = -5.0  # so that the decoder sees something from the start
 AUTOENCODER_PICTURES = 6000
-# pixels pooled, batch size, last step, steps of warm-up
-AUTOENCODER_PHASES = ((2, 16, 700, 50), (1, 8, 1900, 20), (1, 8, 3400, 20))
+# pixels a side of what is cut out, batch size, last step, rate: squares cost a quarter, and the
+# convolutions learn the same from them; attention sees whole pictures last
+AUTOENCODER_PHASES = ((64, 16, 1200, 0.01), (SIZE, 8, 1350, 0.002))
 
 LESSON_STEPS, LESSON_BATCH = 1000, 64
 
@@ -78,7 +79,7 @@ DIFFUSION_PHASES = ((8_000, 1000), (30_000, 6000))
 RATE, DECAY = 0.004, 2500  # held, and brought down in the last steps
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
-PURE_NOISE = 0.1
+SHIFT, PURE_NOISE = 2.5, 0.08
 # Without decay 3,000 steps at 0.01 made the weights ten times as large as they began: attention
 # was of one token alone, and words of shape and place went unlearnt.
 WEIGHT_DECAY = 0.1
@@ -93,7 +94,7 @@ def muon(rate, weight_decay=None, **options):
 
 
 def train_autoencoder(folder):
-    """The image encoder and the decoder, first on pictures of half the size."""
+    """The image encoder and the decoder, first on parts of pictures."""
     keras.utils.set_random_seed(0)
     source = DemoScenes(AUTOENCODER_PICTURES, SIZE, seed=1, keep=True)
     encoder, decoder = ImageEncoder(AUTOENCODER), Decoder(AUTOENCODER)
@@ -102,13 +103,13 @@ def train_autoencoder(folder):
     values[AUTOENCODER.latent_channels :] = FIRST_LOG_VARIANCE
     bias.assign(values)
     begin = 0
-    for i, (pool, batch_size, end, warmup) in enumerate(AUTOENCODER_PHASES):
+    for i, (crop, batch_size, end, peak) in enumerate(AUTOENCODER_PHASES):
         trainer = AutoencoderTrainer(encoder, decoder, l1=1.0, mse=1.0, gradient=0.5, kl=4e-4)
-        rate = Rate(0.01, warmup, 0, end - begin - warmup, 0.01)
-        trainer.compile(optimizer=muon(rate, global_clipnorm=1.0), jit_compile=False)
+        rate = Rate(peak, 50, 0, end - begin - 50, 0.01)
+        trainer.compile(optimizer=muon(rate, global_clipnorm=1.0), jit_compile=True)
         states = folder / f"autoencoder-{i}"
         start = begin + resume(trainer, states)
-        batches = Batches(source, batch_size, AutoencoderDraw(AUTOENCODER, pool), 1, start)
+        batches = Batches(source, batch_size, AutoencoderDraw(AUTOENCODER, crop), 1, start)
         fit(trainer, batches, end - start, SaveState(states, 100, start - begin))
         begin = end
     return encoder, decoder
@@ -162,7 +163,7 @@ def train_diffusion(folder, encoder, text_encoder):
         if step >= end:
             continue
         moments = encode_pictures(folder, encoder, count)
-        draw = DiffusionDraw([TOKENIZER], config, moments=True, pure_noise=PURE_NOISE)
+        draw = DiffusionDraw([TOKENIZER], config, moments=True, shift=SHIFT, pure_noise=PURE_NOISE)
         fit(trainer, Batches(moments, BATCH, draw, 2, step), end - step,
             SaveState(states, 250, step))  # fmt: skip
         step = end
