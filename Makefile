@@ -2,20 +2,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PROMPT ?= a red house and a pine tree near a mountain at sunset
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo weights test parity docs lint bench clean
 
-demo: $(VENV)/.installed            ## a prompt in, demo.png out
-	$(BIN)/kerasdiff demo build/demo
-	$(BIN)/kerasdiff "$(PROMPT)" --model build/demo --seed 1 -o demo.png
+demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
+	$(BIN)/kerasdiff demo -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
 
-parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
-	$(BIN)/python -m pytest tests/parity
+parity: $(VENV)/.installed-parity   ## live against diffusers; full sizes; what the demo model learns
+	$(BIN)/python -m pytest tests/parity tests/meaning
 
 docs: $(VENV)/.installed-test       ## what the documentation shows
 	$(BIN)/python -m pytest tests/documentation
@@ -24,7 +22,7 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-weights: $(VENV)/.installed         ## a demo model, from nothing: hours; can be cut
+weights: $(VENV)/.installed         ## the demo model again, from nothing: hours; can be cut
 	$(BIN)/python -m kerasdiff.demo.recipe build/weights
 
 bench: $(VENV)/.installed-parity

@@ -8,20 +8,22 @@ import sys
 from pathlib import Path
 
 import kerasdiff
+from kerasdiff.demo.command import add_demo
 from kerasdiff.export.command import add_export
 from kerasdiff.options import MAX_PICTURES
 from kerasdiff.training.runs.command import add_train
 
 EPILOG = """\
 examples:
-  kerasdiff "a lighthouse in a storm, oil painting" -o storm.png --seed 7
+  kerasdiff "a red house and a pine tree near a mountain at sunset" -o house.png --seed 7
+  kerasdiff demo
   kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
-  kerasdiff "the same in winter" --init photo.png --strength 0.6
-  kerasdiff "a wooden door" --init photo.png --mask mask.png
+  kerasdiff "the same in winter" --model sd-v1-5 --init photo.png --strength 0.6
+  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png
   kerasdiff info model.safetensors
   kerasdiff convert model.ckpt model-folder --dtype float16
-  kerasdiff export sampler --model model.safetensors
 
+Without --model the small model that comes with kerasdiff draws; `kerasdiff demo` shows its world.
 With --init the size is the picture's own unless --size is given. A mask is black where the
 picture stays and white where it is painted anew. What made a PNG is stored inside it:
 `kerasdiff info out.png` shows it.
@@ -167,16 +169,6 @@ def convert(options):
     print(options.target)
 
 
-def demo(options):
-    """`kerasdiff demo FOLDER`: writes a small checkpoint to try things with, unless it is there."""
-    if not Path(options.path).exists():
-        _import_quietly()
-        from kerasdiff.demo.checkpoint import write_checkpoint
-
-        write_checkpoint(options.path)
-    print(options.path)
-
-
 def _save(pictures, targets, options, model, seed, strength):
     from kerasdiff import images
 
@@ -252,9 +244,7 @@ def _parser():
     add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
 
-    add = commands.add_parser("demo", help="write a small untrained checkpoint, for trying things")
-    add.set_defaults(run=demo)
-    add.add_argument("path", help="folder to write")
+    add_demo(commands, _import_quietly)
     add_export(commands, _open, _size)
     add_train(commands, _import_quietly)
     return parser
@@ -263,7 +253,7 @@ def _parser():
 def _add_generate(add):
     add.add_argument("prompt", help="what to draw, at most 75 tokens")
     add.add_argument("-o", "--output", default="out.png", help="PNG to write (%(default)s)")
-    add.add_argument("--model", default="sd-v1-5", help="preset, file or folder (%(default)s)")
+    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
     add.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     add.add_argument("--steps", type=int, help="sampling steps; the model's own unless given")
     add.add_argument("--guidance", type=float, help="1 is none; the model's own unless given")

@@ -1,8 +1,9 @@
 """A tiny checkpoint, its orchestrator, and options that make a picture quickly."""
 
+from drawn_checkpoint import write_checkpoint
+
 from kerasdiff import StableDiffusion
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 
 FEW = {"num_steps": 3, "sampler": "ddim", "seed": 1}
 

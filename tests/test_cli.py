@@ -17,7 +17,7 @@ from kerasdiff.cli import main
 def folder(tmp_path_factory):
     from dataclasses import replace
 
-    from kerasdiff.demo.checkpoint import CONFIG, write_checkpoint
+    from drawn_checkpoint import CONFIG, write_checkpoint
 
     path = tmp_path_factory.mktemp("checkpoint") / "demo"
     write_checkpoint(path, replace(CONFIG, image_size=(64, 64)))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 from PIL import Image
 
 from kerasdiff import StableDiffusion
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "saved_model_cc"
 PROMPT = "A red house, and the lighthouse's 25 windows!"

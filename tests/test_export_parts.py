@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 from PIL import Image
 
 from kerasdiff import StableDiffusion
 from kerasdiff.block_plan import unet_blocks
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.export import converters, parts
 from kerasdiff.export.pieces import cut

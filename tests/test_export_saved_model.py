@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 
 from kerasdiff import StableDiffusion
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 from kerasdiff.export import export
 
 HERE = Path(__file__).parent

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from drawn_checkpoint import write_checkpoint
 
 from kerasdiff import StableDiffusion
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 
 PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
 

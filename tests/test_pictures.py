@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 
 from kerasdiff import StableDiffusion
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.append(str(GOLDEN))

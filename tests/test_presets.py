@@ -165,9 +165,11 @@ def test_the_cache_folder_is_in_the_home_unless_moved(monkeypatch):
 def test_the_manifest_is_complete_and_certain():
     known = presets.presets()
     assert list(known) == [
-        "sd-v1-4", "sd-v1-5", "sd-v1-5-inpainting", "sd-v2-1-base", "sd-v2-1", "sdxl-base",
+        "demo", "sd-v1-4", "sd-v1-5", "sd-v1-5-inpainting", "sd-v2-1-base", "sd-v2-1", "sdxl-base",
         "sd-vae-ft-mse",
     ]  # fmt: skip
+    shipped = known.pop("demo")
+    assert shipped.kind == "shipped" and not shipped.urls and shipped.licence
     for preset in known.values():
         assert preset.kind in ("checkpoint", "vae") and preset.licence and preset.description
         assert len(preset.urls) > 1 and all(url.startswith("https://") for url in preset.urls)

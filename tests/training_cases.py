@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+from drawn_checkpoint import write_checkpoint
 from PIL import Image
 
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.configs import TINY
 from kerasdiff.decoder import Decoder
-from kerasdiff.demo.checkpoint import write_checkpoint
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.text_encoder import TextEncoder

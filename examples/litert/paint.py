@@ -1,7 +1,7 @@
 """A prompt in, a picture out with LiteRT: no TensorFlow, no Keras, no kerasdiff.
 
     pip install ai-edge-litert numpy pillow
-    kerasdiff export parts --format litert --model your.safetensors     (once, on any machine)
+    kerasdiff export parts --format litert        (once, on any machine)
     python paint.py parts "a red house and a pine tree" house.png --seed 1 --steps 10 --guidance 3
 
 The folder's sampler.json holds the sampler as rows of numbers; this is the loop over them.

@@ -1,6 +1,6 @@
 // A prompt in, a picture out, in C++: no Python, no Keras, no kerasdiff.
 //
-//   kerasdiff export sampler --model your.safetensors      once, on any machine
+//   kerasdiff export sampler            once, on any machine
 //   make                                with the headers and library of TensorFlow's wheel
 //   ./paint sampler "a red house and a pine tree" house.ppm [seed [steps [guidance]]]
 //

@@ -6,9 +6,9 @@ from kerasdiff.export import FORMATS, TASKS
 
 EXAMPLE = """\
 examples:
-  kerasdiff export sampler                        # Stable Diffusion 1.5, all tasks, 512x512
-  kerasdiff export sampler --model model.safetensors --size 512x768 --tasks text_to_image
-  kerasdiff export sampler --free-size --sampler dpmpp_2m --schedule karras
+  kerasdiff export sampler                        # the demo model, all tasks, 128x128
+  kerasdiff export sampler --model sd-v1-5 --size 512x768 --tasks text_to_image
+  kerasdiff export sampler --model sd-v1-5 --free-size --sampler dpmpp_2m --schedule karras
   kerasdiff export parts --format litert --weights int8
 """
 
@@ -29,7 +29,7 @@ def add_export(commands, open_model, size):
     )
     add.set_defaults(run=lambda options: _export(options, open_model))
     add.add_argument("path", help="new folder")
-    add.add_argument("--model", default="sd-v1-5", help="preset, file or folder (%(default)s)")
+    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
     add.add_argument("--format", default="tf_saved_model", choices=FORMATS, help="(%(default)s)")
     add.add_argument("--size", type=size, metavar="WxH", help="pixels; the model's own")
     add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 
 from kerasdiff import images
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

@@ -2,7 +2,7 @@
 
     python tests/golden/make_pictures.py     # needs torch, diffusers and transformers
 
-The checkpoints' weights follow from seeds (`kerasdiff.demo.checkpoint`), so that only the pictures
+The checkpoints' weights follow from seeds (`drawn_checkpoint`), so that only the pictures
 are stored. `CASES` is what `tests/test_pictures.py` repeats without them.
 """
 
@@ -55,10 +55,10 @@ def main():
     import sys
 
     sys.path.append(str(Path(__file__).parent.parent / "parity"))
+    from drawn_checkpoint import write_checkpoint
     from test_pictures import theirs
 
     from kerasdiff.configs import TINY
-    from kerasdiff.demo.checkpoint import write_checkpoint
 
     pictures = {}
     with tempfile.TemporaryDirectory() as folder:

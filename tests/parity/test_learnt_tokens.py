@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from drawn_checkpoint import write_checkpoint
 
 from kerasdiff.checkpoints.embeddings import write_embedding
 from kerasdiff.configs import TINY
-from kerasdiff.demo.checkpoint import write_checkpoint
 from kerasdiff.stable_diffusion import StableDiffusion
 
 ROWS = np.random.default_rng(0).normal(size=(2, 32)).astype("float32")

@@ -1,9 +1,4 @@
-"""A small untrained checkpoint in the diffusers layout: the whole way at work, offline.
-
-    kerasdiff demo build/demo
-
-Its pictures are patterns, not scenes: nothing has been learnt yet.
-"""
+"""Small checkpoints with drawn weights in the diffusers layout; their pictures are patterns."""
 
 import re
 import zlib

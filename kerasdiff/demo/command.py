@@ -1,0 +1,59 @@
+"""`kerasdiff demo`: what the demo model draws when nobody chooses, none left out."""
+
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from kerasdiff import images
+from kerasdiff.demo.captions import caption
+from kerasdiff.demo.scenes import random_scene
+from kerasdiff.options import MAX_PICTURES
+
+BATCH, COLUMNS = 12, 6
+
+
+def add_demo(commands, import_quietly):
+    """Adds the command to a parser's sub-commands.
+
+    Args:
+        commands: what `add_subparsers` gives.
+        import_quietly: function that imports the framework.
+    """
+    add = commands.add_parser("demo", help="a grid of pictures by the model that comes with us")
+    add.set_defaults(run=lambda options: demo(options, import_quietly))
+    add.add_argument("-o", "--output", default="demo.png", help="PNG to write (%(default)s)")
+    add.add_argument("--count", type=int, default=12, help="pictures (%(default)s)")
+    add.add_argument("--seed", type=int, default=1, help="of captions and noise (%(default)s)")
+    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
+
+
+def demo(options, import_quietly):
+    """Writes one PNG with a picture for each of some random captions, and prints the captions."""
+    if not 1 <= options.count <= MAX_PICTURES:
+        raise ValueError(f"--count must be from 1 to {MAX_PICTURES}, not {options.count}")
+    target = images.check_target(options.output)
+    import_quietly()
+    from kerasdiff.stable_diffusion import StableDiffusion
+
+    captions = random_captions(options.count, options.seed)
+    pictures = draw(StableDiffusion.from_preset(options.model), captions, options.seed)
+    images.save_png(target, images.grid(pictures, captions, columns=COLUMNS), "\n".join(captions))
+    print(*captions, target, sep="\n")
+
+
+def random_captions(count, seed):
+    """Texts that the demo model knows all the words of."""
+    rng = np.random.default_rng(seed)
+    return [caption(random_scene(rng, held_out=None), rng) for _ in range(count)]
+
+
+def draw(model, captions, seed):
+    """A picture of each caption, uint8 (B, H, W, 3); picture i has `seed + i`."""
+    pictures = []
+    with tqdm(total=len(captions), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for at in range(0, len(captions), BATCH):
+            texts = captions[at : at + BATCH]
+            pictures.append(model.text_to_image(texts, seed=seed + at, progress=False))
+            bar.update(len(texts))
+    return np.concatenate(pictures)

@@ -1,0 +1,107 @@
+"""The shipped model, by meaning: what it draws, and what each task keeps and changes.
+
+The judge (`kerasdiff.demo.judge`) says what is right in a picture. The scores here are a guard, of
+few pictures each; `tests/meaning` takes the full exam.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kerasdiff.checkpoints.presets import find
+from kerasdiff.demo.captions import caption
+from kerasdiff.demo.exam import examine
+from kerasdiff.demo.judge import judge
+from kerasdiff.demo.painting import paint
+from kerasdiff.demo.reading import read
+from kerasdiff.demo.scenes import Boat, House, Shapes, Thing
+from kerasdiff.stable_diffusion import StableDiffusion
+
+COLOURS = ("red", "blue", "yellow", "purple", "white", "orange")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return StableDiffusion.from_preset("demo")
+
+
+def shares(pictures, scenes):
+    """Category to the share of pictures in which it is right."""
+    verdicts = [judge(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
+    names = {name for verdict in verdicts for name in verdict}
+    return {name: np.mean([v[name] for v in verdicts if name in v]) for name in names}
+
+
+def painted(scenes):
+    return np.stack([paint(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)])
+
+
+def test_the_folder_is_whole_and_small():
+    folder = find("demo")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    names = {str(path.relative_to(folder)) for path in files}
+    assert {"README.md", "model_index.json", "unet/diffusion_pytorch_model.safetensors"} <= names
+    assert all(path.suffix in (".md", ".json", ".txt", ".safetensors") for path in files)
+
+
+def test_it_wants_few_steps_and_little_guidance(model):
+    assert (model.config.num_steps, model.config.guidance_scale) == (10, 3.0)
+    assert model.config.image_size == (128, 128)
+
+
+def test_it_draws_what_it_is_asked_for(model):
+    score, pictures, _ = examine(model, count=60)
+    assert pictures.shape == (60, 128, 128, 3)
+    for category, least in (("scene", 0.95), ("time", 0.9), ("background", 0.9), ("tree", 0.8)):
+        right, asked = score[category]
+        assert right >= least * asked, score
+
+
+def test_image_to_image_keeps_the_layout_and_changes_the_colour(model):
+    before = [
+        House(COLOURS[i % 6], ("pine", "oak", "cherry")[i % 3], ("left", "right")[i // 2 % 2],
+              bool(i % 2), ("day", "sunset")[i // 3 % 2])
+        for i in range(12)
+    ]  # fmt: skip
+    after = [replace(scene, colour=COLOURS[(i + 3) % 6]) for i, scene in enumerate(before)]
+    pictures = model.image_to_image(
+        [caption(scene) for scene in after], painted(before), strength=0.7, seed=0
+    )
+    right = shares(pictures, after)
+    assert right.pop("colour") >= 0.8
+    assert min(right.values()) >= 0.8, right
+
+
+def test_inpainting_changes_the_masked_part_alone(model):
+    first = [Thing(colour, "circle") for colour in COLOURS]
+    before = [Shapes((thing, Thing("green", "square")), "left", "black") for thing in first]
+    after = [Shapes((thing, Thing("pink", "heart")), "left", "black") for thing in first]
+    pictures, mask = painted(before), np.zeros((128, 128), "uint8")
+    mask[:, 64:] = 255
+    results = model.inpaint([caption(scene) for scene in after], pictures, mask, seed=0)
+    right = shares(results, after)
+    assert right["pair colours"] >= 0.8 and right["scene"] == 1.0, right
+
+    # what the autoencoder alone does to them; the decoder sees some 20 pixels across the border
+    noise = np.zeros((len(pictures), 16, 16, 4), "float32")
+    own = model.decode(model.encode_pictures(np.float32(pictures) / 127.5 - 1.0, noise))
+
+    def error(ones):
+        return np.abs(np.float32(ones) - pictures)[:, :, :40].mean()
+
+    assert error(results) <= 1.1 * error(own)
+
+
+def test_a_negative_prompt_pushes_away(model):
+    text, count = "a boat with red sails at sea", 16
+
+    def nights(negative):
+        pictures = model.text_to_image(text, negative, batch_size=count, seed=0)
+        readings = [read(picture) for picture in pictures]
+        assert np.mean([reading.kind == "boat" for reading in readings]) >= 0.8
+        return sum(reading.time == "night" for reading in readings)
+
+    asked = caption(Boat("red", time="night"))
+    assert nights(asked) < nights(None)
