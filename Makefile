@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo weights test parity docs lint bench clean
+.PHONY: demo weights test parity docs notebooks lint bench clean
 
 demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
 	$(BIN)/kerasdiff demo -o demo.png
@@ -17,6 +17,9 @@ parity: $(VENV)/.installed-parity   ## live against diffusers; full sizes; what 
 
 docs: $(VENV)/.installed-test       ## what the documentation shows
 	$(BIN)/python -m pytest tests/documentation
+
+notebooks: $(VENV)/.installed-notebooks $(VENV)/.installed-test   ## run whole
+	$(BIN)/python -m pytest tests/notebooks
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -55,8 +55,8 @@ CONFIG = StableDiffusionConfig(
     ),
     AUTOENCODER,
     DiffusionModelConfig(
-        channels=(64, 128, 160), layers_per_block=(1, 1, 1), depth=(0, 1, 1), up_depth=(1, 1, 0),
-        heads=(2, 4, 5), context_dim=128, norm_groups=16,
+        channels=(48, 96, 128), layers_per_block=(1, 1, 1), depth=(0, 1, 1), up_depth=(1, 1, 0),
+        heads=(2, 3, 4), context_dim=128, norm_groups=16,
     ),
     # Black and white backgrounds need a last step that is pure noise (arXiv 2305.08891).
     ScheduleConfig(
@@ -75,8 +75,8 @@ LESSON_STEPS, LESSON_BATCH = 1000, 64
 
 BATCH = 48
 # pictures, last step: the first steps need no more, and start sooner
-DIFFUSION_PHASES = ((8_000, 1000), (30_000, 6000))
-RATE, DECAY = 0.004, 2500  # held, and brought down in the last steps
+DIFFUSION_PHASES = ((6_000, 800), (16_000, 3300))
+RATE, DECAY = 0.004, 1300  # held, and brought down in the last steps
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
 SHIFT, PURE_NOISE = 2.5, 0.08

@@ -18,6 +18,8 @@ _HOMES = {
     "SampleGrid": "callbacks",
     "distribute": "devices",
     "PictureFolder": "data.pictures",
+    "Pictures": "data.lists",
+    "Several": "data.lists",
     "Shards": "data.shards",
     "write_shards": "data.shards",
     "Moments": "data.cached",

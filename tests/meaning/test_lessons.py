@@ -6,9 +6,9 @@ Minutes of training and sampling, so not part of `make test`.
 import keras
 import numpy as np
 import pytest
-from balloons import Balloons, is_right
 
 from kerasdiff.checkpoints.embeddings import write_embedding
+from kerasdiff.demo.balloons import Balloons, is_right
 from kerasdiff.demo.captions import caption
 from kerasdiff.demo.data import DemoScenes
 from kerasdiff.demo.exam import examine
@@ -21,6 +21,7 @@ from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.averages import averaged
 from kerasdiff.training.data.batches import Batches, DiffusionDraw
 from kerasdiff.training.data.cached import Moments, cache_moments
+from kerasdiff.training.data.lists import Pictures, Several
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.rates import Rate
 from kerasdiff.training.textual_inversion import InversionSource, TextualInversionTrainer, rows_of
@@ -33,24 +34,11 @@ def model():
     return StableDiffusion.from_preset("demo")
 
 
-class Painted:
-    """A source of pictures of scenes."""
-
-    def __init__(self, scenes):
-        self.scenes, self.skipped = scenes, {}
-        self.sizes = [(128, 128)] * len(scenes)
-
-    def __len__(self):
-        return len(self.scenes)
-
-    def __getitem__(self, i):
-        return paint(self.scenes[i], np.random.default_rng([3, i])), ""
-
-
 def test_sixteen_pictures_teach_a_colour_for_new_sentences(model, monkeypatch, tmp_path):
     monkeypatch.setitem(COLOURS, "<turquoise>", TURQUOISE)
     token = "<turquoise>"
-    sixteen = Painted([Shapes((Thing(token, "circle"),), None, "white") for _ in range(16)])
+    scene = Shapes((Thing(token, "circle"),), None, "white")
+    sixteen = Pictures([paint(scene, np.random.default_rng([3, i])) for i in range(16)])
     source = InversionSource(
         sixteen, token, ("a {} circle on a white background", "a picture of a {} circle"), repeats=8
     )
@@ -86,21 +74,6 @@ def test_sixteen_pictures_teach_a_colour_for_new_sentences(model, monkeypatch, t
     assert right(before) <= 0.1 and right(after) >= 0.7
 
 
-class Both:
-    """Two sources of captions and moments as one."""
-
-    def __init__(self, *sources):
-        self.sources, self.skipped = sources, {}
-        self.sizes = [size for source in sources for size in source.sizes]
-
-    def __len__(self):
-        return len(self.sizes)
-
-    def __getitem__(self, i):
-        first = len(self.sources[0])
-        return self.sources[0][i] if i < first else self.sources[1][i - first]
-
-
 def balloons_right(model, count=48):
     """The share of pictures of new captions that show the balloon asked for."""
     asked = Balloons(count, seed=99)
@@ -120,13 +93,13 @@ def test_fine_tuning_teaches_a_kind_of_scene_and_keeps_the_old_ones(model, tmp_p
     before, (old, _, _) = balloons_right(model), examine(model, 100)
     parts = [
         Moments(cache_moments(source, model.image_encoder, tmp_path / name))
-        for name, source in (("new", Balloons(300, 1)), ("old", DemoScenes(300, seed=77)))
+        for name, source in (("new", Balloons(300, seed=1)), ("old", DemoScenes(300, seed=77)))
     ]
     trainer = DiffusionTrainer(model.config, model.diffusion_model, model.text_encoder)
     optimizer = muon(Rate(0.002, 20, 130, 50, 0.05), use_ema=True, ema_momentum=0.98)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     draw = DiffusionDraw([model.tokenizer], model.config, moments=True)
-    trainer.fit(Batches(Both(*parts), 24, draw), steps_per_epoch=200, shuffle=False, verbose=0)
+    trainer.fit(Batches(Several(*parts), 24, draw), steps_per_epoch=200, shuffle=False, verbose=0)
     with averaged(trainer):
         after, (kept, _, _) = balloons_right(model), examine(model, 100)
     print(f"balloons: before {before:.0%}, after {after:.0%}", table(old), table(kept), sep="\n")

@@ -1,4 +1,4 @@
-"""A kind of scene that the shipped model has never seen, and its own judge."""
+"""Balloons: a kind of scene that the demo model has never seen, to be taught, and its judge."""
 
 import numpy as np
 
@@ -12,39 +12,42 @@ NEAR = 50.0
 
 
 class Balloons:
-    """A source of pictures of hot-air balloons in the sky, with captions."""
+    """A source of pictures of hot-air balloons in the sky, with captions; see `DemoScenes`.
 
-    def __init__(self, count, seed):
-        self.sizes, self.skipped, self.seed = [(128, 128)] * count, {}, seed
+    Args:
+        count: number of pictures.
+        size: width and height in pixels.
+        seed: of all of them.
+    """
+
+    def __init__(self, count, size=128, seed=0):
+        self.size, self.seed = size, seed
+        self.sizes, self.skipped = [(size, size)] * count, {}
 
     def __len__(self):
         return len(self.sizes)
 
     def __getitem__(self, i):
         colour, time, rng = self.scene(i)
-        return paint(colour, time, rng), f"a {colour} balloon in the sky {TIMES[time]}"
+        return paint(colour, time, rng, self.size), f"a {colour} balloon in the sky {TIMES[time]}"
 
     def scene(self, i):
+        """Colour, time of day, and the generator of all else."""
         rng = np.random.default_rng([self.seed, i])
         return str(rng.choice(NAMES)), str(rng.choice(list(TIMES))), rng
 
 
-def paint(colour, time, rng):
-    """uint8 (128, 128, 3)."""
-    canvas, light = Canvas(128), LIGHTS[time]
+def paint(colour, time, rng, size=128):
+    """A picture, uint8 (size, size, 3)."""
+    canvas, light = Canvas(size), LIGHTS[time]
     paint_sky(canvas, light, rng)
     sky = canvas.gradient([(0.0, light.sky[-1][1]), (1.0, light.sky[-1][1])])
-    canvas.paint(np.clip((canvas.y - 0.62) * 128, 0.0, 1.0) + 0.0 * canvas.x, sky)
+    canvas.paint(np.clip((canvas.y - 0.62) * size, 0.0, 1.0) + 0.0 * canvas.x, sky)
     x, y, radius = rng.uniform(0.38, 0.62), rng.uniform(0.32, 0.42), rng.uniform(0.2, 0.25)
     ambient, below = np.float32(light.ambient), y + radius * 1.75
     for side in (-0.6, 0.6):
-        top = (x + side * radius, y + radius * 0.8)
-        rope = [
-            top,
-            (top[0] + 0.008, top[1]),
-            (x + side * 0.06 + 0.008, below),
-            (x + side * 0.06, below),
-        ]
+        (left, high), low = (x + side * radius, y + radius * 0.8), x + side * 0.06
+        rope = [(left, high), (left + 0.008, high), (low + 0.008, below), (low, below)]
         canvas.paint(canvas.polygons(rope), np.float32((96, 66, 46)) * ambient)
     hull = canvas.ellipses((x, y, radius, radius))
     canvas.paint(hull, canvas.lit(np.float32(COLOURS[colour]) * ambient, (x, y), radius, 0.15))
@@ -54,7 +57,7 @@ def paint(colour, time, rng):
 
 
 def is_right(picture, colour, time):
-    """Whether a picture shows one round balloon of a colour, high up, and its sky."""
+    """Whether a picture, uint8 (128, 128, 3), shows one round balloon of a colour, high up."""
     ambient = np.float32(LIGHTS[time].ambient)
     shades = np.float32([COLOURS[colour]]) * ambient * np.float32([[0.85], [1.0], [1.13]])
     distances = np.linalg.norm(np.float32(picture)[:, :, None] - shades, axis=-1).min(-1)

@@ -1,0 +1,63 @@
+"""Every notebook runs whole, and each cell that shows a picture shows one that is not empty."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+LARGEST = 1_500_000  # bytes, so that a repository page shows them quickly
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def pictures(cell):
+    """The pictures that a cell shows, float (H, W, 3) each, of a GIF the first."""
+    found = [
+        data[kind]
+        for output in cell.get("outputs", [])
+        for data in [output.get("data", {})]
+        for kind in ("image/png", "image/gif")
+        if kind in data
+    ]
+    opened = [Image.open(io.BytesIO(base64.b64decode(text))) for text in found]
+    return [np.asarray(image.convert("RGB"), "float32") for image in opened]
+
+
+def test_there_is_one_for_each_thing_to_do():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "attention_memory", "export_to_saved_model", "fine_tuning", "image_to_image", "inpainting",
+        "open_any_checkpoint", "samplers_compared", "text_to_image", "textual_inversion",
+        "walk_through_latent_space",
+    ]  # fmt: skip
+
+
+@each
+def test_it_opens_in_colab_installs_once_and_is_kept_with_its_pictures(path):
+    notebook = nbformat.read(path, as_version=4)
+    first, install, *others = notebook.cells
+    assert re.match(r"\[!\[.*?\]\(.*?\)\]\(https://colab\S*/" + path.name, first.source)
+    assert "%pip install" in install.source
+    assert not any("%pip" in cell.source for cell in others)
+    assert path.stat().st_size < LARGEST
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert any(pictures(cell) for cell in code)
+
+
+@each
+def test_it_runs_and_shows_what_it_is_kept_with(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    kept = [len(pictures(cell)) for cell in notebook.cells]
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    for cell, count in zip(notebook.cells, kept, strict=True):
+        shown = pictures(cell)
+        assert len(shown) == count, cell.source
+        assert all(picture.std() > 5.0 for picture in shown), cell.source
