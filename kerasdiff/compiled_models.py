@@ -5,13 +5,11 @@ with little memory, until another model is needed.
 """
 
 import gc
-import sys
 from functools import partial
 
 import numpy as np
-from tqdm import tqdm
 
-from kerasdiff import conditioning, images, sampling
+from kerasdiff import conditioning, images, progress, sampling
 from kerasdiff.added_tokens import add_token, expand
 from kerasdiff.backend import Program, resolve_jit_compile
 from kerasdiff.checkpoints.embeddings import read_embedding
@@ -173,10 +171,10 @@ class CompiledModels:
         passes = sampling.plan_passes(table, mode, *economies)
         scale = options.unconditional_guidance_scale
         run = partial(sampling.run, programs, table, passes, scale, begin, inputs)
-        visible = sys.stderr.isatty() if options.progress is None else options.progress
+        visible = progress.is_watched() if options.progress is None else options.progress
         if not visible and options.callback is None:
             return run()
-        with tqdm(total=table.steps, disable=not visible, unit="step") as bar:
+        with progress.bar(table.steps, "step", visible) as bar:
 
             def watch(step, denoised):
                 bar.update(step - bar.n)

@@ -37,7 +37,7 @@ class Options:
         img_height, img_width: of this call, in pixels; None takes the model's.
         callback: `callback(step, total, preview)` after each step; `preview()` decodes the current
             estimate to uint8 pictures.
-        progress: whether to show a bar; None shows one on a terminal.
+        progress: whether to show a bar; None shows one on a terminal and in a notebook.
     """
 
     num_steps: int | None = None

@@ -10,15 +10,13 @@ import hashlib
 import http.client
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from tqdm import tqdm
-
+from kerasdiff import progress
 from kerasdiff.checkpoints.tensors import CheckpointError
 
 BLOCK = 1 << 20
@@ -185,10 +183,7 @@ def _continues(answer, done):
 
 
 def _bar(preset, done, total):
-    return tqdm(
-        desc=preset.file, initial=done, total=total, unit="B", unit_scale=True,
-        disable=not sys.stderr.isatty(),
-    )  # fmt: skip
+    return progress.bar(total, "B", desc=preset.file, initial=done, unit_scale=True)
 
 
 def _verify(part, preset):

@@ -1,11 +1,8 @@
 """`kerasdiff demo`: what the demo model draws when nobody chooses, none left out."""
 
-import sys
-
 import numpy as np
-from tqdm import tqdm
 
-from kerasdiff import images
+from kerasdiff import images, progress
 from kerasdiff.demo.captions import caption
 from kerasdiff.demo.scenes import random_scene
 from kerasdiff.options import MAX_PICTURES
@@ -51,7 +48,7 @@ def random_captions(count, seed):
 def draw(model, captions, seed):
     """A picture of each caption, uint8 (B, H, W, 3); picture i has `seed + i`."""
     pictures = []
-    with tqdm(total=len(captions), unit="picture", disable=not sys.stderr.isatty()) as bar:
+    with progress.bar(len(captions), "picture") as bar:
         for at in range(0, len(captions), BATCH):
             texts = captions[at : at + BATCH]
             pictures.append(model.text_to_image(texts, seed=seed + at, progress=False))

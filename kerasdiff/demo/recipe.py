@@ -71,6 +71,9 @@ AUTOENCODER_PICTURES = 6000
 # convolutions learn the same from them; attention sees whole pictures last
 AUTOENCODER_PHASES = ((64, 16, 1200, 0.01), (SIZE, 8, 1350, 0.002))
 
+# The decoder alone goes on afterwards: latents stay as they are (as in SD's own "ft-MSE" decoder).
+POLISH_STEPS, POLISH_BATCH = 1500, 4
+
 LESSON_STEPS, LESSON_BATCH = 1000, 64
 
 BATCH = 48
@@ -113,6 +116,20 @@ def train_autoencoder(folder):
         fit(trainer, batches, end - start, SaveState(states, 100, start - begin))
         begin = end
     return encoder, decoder
+
+
+def polish_decoder(folder, encoder, decoder):
+    """Sharper edges from the same latents: absolute errors alone, of whole pictures."""
+    keras.utils.set_random_seed(0)
+    encoder.moments.trainable = False
+    trainer = AutoencoderTrainer(encoder, decoder, l1=1.0, gradient=1.0, kl=0.0)
+    rate = Rate(0.004, 50, 0, POLISH_STEPS - 50, 0.01)
+    trainer.compile(optimizer=muon(rate, global_clipnorm=1.0), jit_compile=True)
+    states = folder / "decoder"
+    start = resume(trainer, states)
+    source = DemoScenes(AUTOENCODER_PICTURES, SIZE, seed=3, keep=True)
+    batches = Batches(source, POLISH_BATCH, AutoencoderDraw(AUTOENCODER), 3, start)
+    fit(trainer, batches, POLISH_STEPS - start, SaveState(states, 100, start))
 
 
 def teach_text_encoder(folder):
@@ -200,6 +217,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     encoder, decoder = train_autoencoder(folder)
     config, trainer = train_diffusion(folder, encoder, teach_text_encoder(folder))
+    polish_decoder(folder, encoder, decoder)
     write(folder / "demo", config, encoder, decoder, trainer)
 
 
