@@ -1,6 +1,9 @@
 """Compiled programs: traced once, weights by reference, XLA where it was measured to win."""
 
 import logging
+import platform
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -57,3 +60,35 @@ def test_auto_follows_the_measurements(monkeypatch):
 def test_other_choices_are_refused(choice):
     with pytest.raises(ValueError, match='must be True, False or "auto"'):
         backend.resolve_jit_compile(choice, "float32")
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from kerasdiff.backend import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for step in range(12):
+    if step == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    large = [np.ones(12_000_000, "float32") for _ in range(3)]  # 48 MB each
+    del large
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Pages are faulted in once, not at each step, in a process of its own."""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, text=True,
+                                capture_output=True).stdout)
+        for how in ("keep", "give back")
+    }  # fmt: skip
+    assert faults["keep"] < 0.1 * faults["give back"]
+
+
+def test_elsewhere_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert backend.keep_freed_memory() is False

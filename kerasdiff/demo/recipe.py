@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kerasdiff.backend import keep_freed_memory
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.save import save_folder
 from kerasdiff.checkpoints.tensors import Tensors
@@ -215,6 +216,7 @@ def main():
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     encoder, decoder = train_autoencoder(folder)
     config, trainer = train_diffusion(folder, encoder, teach_text_encoder(folder))
     polish_decoder(folder, encoder, decoder)
