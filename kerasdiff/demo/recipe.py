@@ -73,14 +73,14 @@ AUTOENCODER_PICTURES = 6000
 AUTOENCODER_PHASES = ((64, 16, 1200, 0.01), (SIZE, 8, 1350, 0.002))
 
 # The decoder alone goes on afterwards: latents stay as they are (as in SD's own "ft-MSE" decoder).
-POLISH_STEPS, POLISH_BATCH = 1500, 4
+POLISH_STEPS, POLISH_BATCH = 800, 4
 
 LESSON_STEPS, LESSON_BATCH = 1000, 64
 
 BATCH = 48
 # pictures, last step: the first steps need no more, and start sooner
-DIFFUSION_PHASES = ((6_000, 800), (16_000, 3300))
-RATE, DECAY = 0.004, 1300  # held, and brought down in the last steps
+DIFFUSION_PHASES = ((6_000, 800), (16_000, 2650))
+RATE, DECAY = 0.004, 1100  # held, and brought down in the last steps
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
 SHIFT, PURE_NOISE = 2.5, 0.08
