@@ -10,6 +10,7 @@ _HOMES = {
     "DiffusionTrainer": "diffusion",
     "TextualInversionTrainer": "textual_inversion",
     "InversionSource": "textual_inversion",
+    "rows_of": "textual_inversion",
     "Muon": "muon",
     "Rate": "rates",
     "averaged": "averages",
