@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo weights test parity docs notebooks lint bench clean
+.PHONY: demo weights test parity meaning docs notebooks lint bench clean
 
 demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
 	$(BIN)/kerasdiff demo -o demo.png
@@ -12,8 +12,11 @@ demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
 
-parity: $(VENV)/.installed-parity   ## live against diffusers; full sizes; what the demo model learns
-	$(BIN)/python -m pytest tests/parity tests/meaning
+parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
+	$(BIN)/python -m pytest tests/parity
+
+meaning: $(VENV)/.installed-test    ## the demo model's exam, and what it can be taught
+	$(BIN)/python -m pytest tests/meaning
 
 docs: $(VENV)/.installed-test       ## what the documentation shows
 	$(BIN)/python -m pytest tests/documentation
