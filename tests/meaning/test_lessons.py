@@ -51,7 +51,7 @@ def test_sixteen_pictures_teach_a_colour_for_new_sentences(model, monkeypatch, t
     trainer.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     draw = DiffusionDraw([learner.tokenizer], model.config, caption_dropout=0.0)
     trainer.fit(Batches(source, 16, draw), steps_per_epoch=150, shuffle=False, verbose=0)
-    write_embedding(tmp_path / "learnt.safetensors", token, [np.array(trainer.rows.value)])
+    write_embedding(tmp_path / "learnt.safetensors", token, np.array(trainer.rows.value))
 
     asked = [
         *[Shapes((Thing(token, shape),), None, background) for shape in ("star", "square", "heart")
