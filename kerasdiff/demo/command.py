@@ -34,7 +34,9 @@ def demo(options, import_quietly):
     from kerasdiff.stable_diffusion import StableDiffusion
 
     captions = random_captions(options.count, options.seed)
-    pictures = draw(StableDiffusion.from_preset(options.model), captions, options.seed)
+    # Compiling with XLA would take longer than all of the drawing.
+    model = StableDiffusion.from_preset(options.model, jit_compile=False)
+    pictures = draw(model, captions, options.seed)
     images.save_png(target, images.grid(pictures, captions, columns=COLUMNS), "\n".join(captions))
     print(*captions, target, sep="\n")
 
