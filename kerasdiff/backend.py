@@ -122,8 +122,8 @@ def keep_freed_memory():
     """Has the C library keep what a step frees for the next step.
 
     A step asks for gigabytes in large pieces and frees them. By default each piece comes from the
-    system anew, as pages that are cleared and faulted in one by one; a third of the time of a
-    training step went there. The price: the process stays as large as it once was. Linux with
+    system anew, as pages that are cleared and faulted in one by one, which took
+    much of a training step. The price: the process stays as large as it once was. Linux with
     glibc only, for the whole process; elsewhere nothing is done.
 
     Returns:
