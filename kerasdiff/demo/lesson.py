@@ -2,8 +2,8 @@
 
 Stable Diffusion's text encoder has learnt to read before its UNet learns to draw. From the UNet's
 gradients alone ours had not learnt after 160,000 samples which of two things is the left one: read
-by attention from its frozen output that was right half of the time, after 800 steps of this lesson
-in 999 of 1,000 places. It asks for all that captions say: what it does not ask for is lost.
+from its frozen output that was right half of the time. The lesson asks for all that captions say:
+what it does not ask for is lost.
 """
 
 import keras
