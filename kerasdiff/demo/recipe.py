@@ -2,12 +2,15 @@
 
     python -m kerasdiff.demo.recipe build/weights
 
-Every stage can be killed and started again; it goes on where its last state was written.
+Every stage can be killed and started again; it goes on where its last state was written. A model
+that is there already can be given one more round of the UNet's training:
+
+    python -m kerasdiff.demo.recipe build/weights --again weights/demo
 """
 
 import argparse
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -31,9 +34,9 @@ from kerasdiff.demo.lesson import Captions, Reader, lesson_loss, lesson_score
 from kerasdiff.demo.vocabulary import demo_tokenizer
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
+from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.text_encoder import TextEncoder
 from kerasdiff.training.autoencoder import AutoencoderTrainer
-from kerasdiff.training.averages import averaged
 from kerasdiff.training.checkpoints import SaveState, resume
 from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
 from kerasdiff.training.data.cached import Moments, cache_moments, latent_deviation
@@ -77,10 +80,31 @@ POLISH_STEPS, POLISH_BATCH = 800, 4
 
 LESSON_STEPS, LESSON_BATCH = 1000, 64
 
-BATCH = 48
-# pictures, last step: the first steps need no more, and start sooner
-DIFFUSION_PHASES = ((6_000, 800), (16_000, 2650))
-RATE, DECAY = 0.004, 1100  # held, and brought down in the last steps
+
+@dataclass(frozen=True)
+class Round:
+    """One training of the UNet, from the averaged weights of the one before.
+
+    Attributes:
+        pictures: how many it sees, and up to which step: the first steps need fewer, and so start
+            sooner.
+        decay: the rate is held, and brought down in so many last steps.
+    """
+
+    pictures: tuple[tuple[int, int], ...]
+    decay: int
+
+    @property
+    def steps(self):
+        """Of the whole round."""
+        return self.pictures[-1][1]
+
+
+BATCH, RATE = 48, 0.004
+ROUNDS = (
+    Round(((6_000, 800), (16_000, 2650)), decay=1100),
+    Round(((8_000, 500), (24_000, 3600)), decay=1400),
+)
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
 SHIFT, PURE_NOISE = 2.5, 0.08
@@ -162,41 +186,39 @@ def with_scale(moments):
     return replace(CONFIG, autoencoder=replace(AUTOENCODER, scaling_factor=scale))
 
 
-def diffusion_trainer(config, text_encoder):
-    """A compiled trainer of a new UNet, with a text encoder as it is."""
+def diffusion_trainer(config, network, text_encoder, one_round):
+    """A compiled trainer of a UNet, with a text encoder as it is."""
     keras.utils.set_random_seed(0)
-    trainer = DiffusionTrainer(config, DiffusionModel(config.diffusion_model), text_encoder)
-    rate = Rate(RATE, 100, DIFFUSION_PHASES[-1][1] - DECAY - 100, DECAY, 0.01)
+    trainer = DiffusionTrainer(config, network, text_encoder)
+    rate = Rate(RATE, 100, one_round.steps - one_round.decay - 100, one_round.decay, 0.01)
     optimizer = muon(rate, WEIGHT_DECAY, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     return trainer
 
 
-def train_diffusion(folder, encoder, text_encoder):
-    """The UNet, on cached moments."""
-    config = with_scale(encode_pictures(folder, encoder, DIFFUSION_PHASES[0][0]))
-    trainer, states = diffusion_trainer(config, text_encoder), folder / "diffusion"
-    step = resume(trainer, states)
-    for count, end in DIFFUSION_PHASES:
-        if step >= end:
-            continue
-        moments = encode_pictures(folder, encoder, count)
-        draw = DiffusionDraw([TOKENIZER], config, moments=True, shift=SHIFT, pure_noise=PURE_NOISE)
-        fit(trainer, Batches(moments, BATCH, draw, 2, step), end - step,
-            SaveState(states, 250, step))  # fmt: skip
-        step = end
-    return config, trainer
+def train_diffusion(folder, config, encoder, network, text_encoder, first_round=0):
+    """The UNet, on cached moments; ends with averaged weights."""
+    draw = DiffusionDraw([TOKENIZER], config, moments=True, shift=SHIFT, pure_noise=PURE_NOISE)
+    for i, one_round in enumerate(ROUNDS[first_round:], first_round):
+        trainer = diffusion_trainer(config, network, text_encoder, one_round)
+        states = folder / f"diffusion-{i}"
+        step = resume(trainer, states)
+        for count, end in one_round.pictures:
+            if step < end:
+                batches = Batches(encode_pictures(folder, encoder, count), BATCH, draw, 2 + i, step)
+                fit(trainer, batches, end - step, SaveState(states, 250, step))
+                step = end
+        trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
 
 
-def write(folder, config, encoder, decoder, trainer):
-    """The averaged weights as a diffusers folder of float16."""
-    vae = state(encoder).entries | state(decoder).entries
-    with averaged(trainer), tempfile.TemporaryDirectory() as temporary:
+def write(folder, config, encoder, decoder, network, text_encoder):
+    """The weights as a diffusers folder of float16."""
+    with tempfile.TemporaryDirectory() as temporary:
         TOKENIZER.save(Path(temporary) / "tokenizer")
         parts = {
-            "text_encoder": state(trainer.text_encoder),
-            "unet": state(trainer.diffusion_model),
-            "vae": Tensors("vae", vae),
+            "text_encoder": state(text_encoder),
+            "unet": state(network),
+            "vae": Tensors("vae", state(encoder).entries | state(decoder).entries),
         }
         folders = {"tokenizer": Path(temporary) / "tokenizer"}
         save_folder(folder, config, parts, "float16", folders)
@@ -214,13 +236,24 @@ def main():
     """Runs every stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--again", metavar="MODEL", help="train its UNet one more round")
+    given = parser.parse_args()
+    folder = given.folder
     folder.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
-    encoder, decoder = train_autoencoder(folder)
-    config, trainer = train_diffusion(folder, encoder, teach_text_encoder(folder))
-    polish_decoder(folder, encoder, decoder)
-    write(folder / "demo", config, encoder, decoder, trainer)
+    if given.again:
+        model = StableDiffusion.from_preset(given.again)
+        config, encoder, decoder = model.config, model.image_encoder, model.decoder
+        network, text_encoder = model.diffusion_model, model.text_encoder
+        text_encoder.trainable = False
+        train_diffusion(folder, config, encoder, network, text_encoder, len(ROUNDS) - 1)
+    else:
+        encoder, decoder = train_autoencoder(folder)
+        config = with_scale(encode_pictures(folder, encoder, ROUNDS[0].pictures[0][0]))
+        network, text_encoder = DiffusionModel(config.diffusion_model), teach_text_encoder(folder)
+        train_diffusion(folder, config, encoder, network, text_encoder)
+        polish_decoder(folder, encoder, decoder)
+    write(folder / "demo", config, encoder, decoder, network, text_encoder)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,10 @@ def test_timesteps_equal_those_of_diffusers_for_every_count():
 
 @pytest.mark.parametrize("zero", [False, True])
 def test_the_schedule_equals_that_of_diffusers_to_a_float32_digit(zero):
+    # Rescaling to zero SNR rounds five times more (a root, two differences, a product, a square),
+    # and PyTorch's vector code rounds otherwise on some processors: 3 units of 2**-23 were seen.
+    limit = 4 * 2.0**-23 if zero else 2e-7
     for rule in ("scaled_linear", "linear", "squaredcos_cap_v2"):
         scheduler, _ = make_scheduler("ddim", beta_schedule=rule, rescale_betas_zero_snr=zero)
         ours = alphas_cumprod_of(ScheduleConfig(beta_schedule=rule, zero_terminal_snr=zero))
-        assert np.abs(ours - scheduler.alphas_cumprod.numpy()).max() < 2e-7
+        assert np.abs(ours - scheduler.alphas_cumprod.numpy()).max() < limit
