@@ -5,10 +5,14 @@ call sees the new value, without a new trace, on every backend.
 """
 
 import ctypes
+import functools
+import os
 import platform
 from pathlib import Path
 
 import keras
+
+from kerasdiff.kept_programs import forget_programs, programs_folder
 
 
 class Program:
@@ -137,6 +141,36 @@ def keep_freed_memory():
     return all([set_option(-4, 0), set_option(-1, 2**31 - 1), set_option(-8, 1)])
 
 
+@functools.cache
+def keep_programs():
+    """Has the compiler keep its programs for the next run of the process; once, for all of it.
+
+    On TensorFlow it must come before the first tensor or question about devices: options are read
+    then. Folders that were chosen already, in the environment or by the user's own lines, stay.
+
+    Returns:
+        The folder, see `kept_programs`, or None.
+    """
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        option, flags = "--tf_xla_persistent_cache_directory", os.environ.get("TF_XLA_FLAGS", "")
+        folder = None if option in flags else programs_folder(f"{name}-{tf.__version__}")
+        # Flags are split at blanks.
+        if folder and len(str(folder).split()) == 1:
+            os.environ["TF_XLA_FLAGS"] = f"{flags} {option}={folder}".strip()
+            return folder
+    if name == "jax":
+        import jax
+
+        folder = programs_folder(f"{name}-{jax.__version__}")
+        if folder and not jax.config.jax_compilation_cache_dir:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            return folder
+    return None
+
+
 def join_processes(coordinator, processes, index):
     """Lets JAX see the devices of all processes; see `training.devices`."""
     import jax
@@ -149,11 +183,27 @@ def join_processes(coordinator, processes, index):
 def _compile_with_tensorflow(program):
     import tensorflow as tf
 
-    # Captured tf.Variables are resource handles: read anew at each call, never folded in.
-    compiled = tf.function(program.trace, jit_compile=program.jit_compile, autograph=False)
-    # One trace for each size is meant, and no fault that the user could mend.
-    compiled._omit_frequent_tracing_warning = True
-    return compiled
+    def compile_anew():
+        # Captured tf.Variables are resource handles: read anew at each call, never folded in.
+        compiled = tf.function(program.trace, jit_compile=program.jit_compile, autograph=False)
+        # One trace for each size is meant, and no fault that the user could mend.
+        compiled._omit_frequent_tracing_warning = True
+        return compiled
+
+    def run(*inputs):
+        nonlocal compiled
+        try:
+            return compiled(*inputs)
+        except tf.errors.OutOfRangeError:
+            if not (kept := keep_programs()):
+                raise
+            # A kept program's file was cut off, by a fall of the system say.
+            forget_programs(kept)
+            compiled = compile_anew()
+            return compiled(*inputs)
+
+    compiled = compile_anew()
+    return run
 
 
 def _compile_with_jax(program):

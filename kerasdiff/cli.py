@@ -89,8 +89,9 @@ def _import_quietly():
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # it is written past Python, to the file descriptor
     try:
-        from kerasdiff.backend import device
+        from kerasdiff.backend import device, keep_programs
 
+        keep_programs()  # before anything else: it is too late once a device is known
         device()
     finally:
         os.dup2(kept, 2)

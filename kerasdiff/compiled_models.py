@@ -11,7 +11,7 @@ import numpy as np
 
 from kerasdiff import conditioning, images, progress, sampling
 from kerasdiff.added_tokens import add_token, expand
-from kerasdiff.backend import Program, resolve_jit_compile
+from kerasdiff.backend import Program, keep_programs, resolve_jit_compile
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
@@ -60,6 +60,7 @@ class CompiledModels:
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()
+        keep_programs()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
         factor = self.config.autoencoder.factor

@@ -1,8 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the folder for what is fetched or kept."""
 
 import os
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder():
+    """Where downloads and compiled programs land; `KERASDIFF_HOME` moves it."""
+    return Path(os.environ.get("KERASDIFF_HOME") or Path.home() / ".cache" / "kerasdiff")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from kerasdiff.checkpoints import presets
 from kerasdiff.checkpoints.presets import DownloadError, Preset, download, find
 from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.files import cache_folder
 
 BODY = bytes(range(256)) * 4096
 
@@ -159,7 +160,7 @@ def test_what_is_neither_a_name_nor_a_path_is_refused(nothing):
 
 def test_the_cache_folder_is_in_the_home_unless_moved(monkeypatch):
     monkeypatch.delenv("KERASDIFF_HOME", raising=False)
-    assert presets.cache_folder().parts[-2:] == (".cache", "kerasdiff")
+    assert cache_folder().parts[-2:] == (".cache", "kerasdiff")
 
 
 def test_the_manifest_is_complete_and_certain():

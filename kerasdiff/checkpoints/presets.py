@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kerasdiff import progress
 from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.files import cache_folder
 
 BLOCK = 1 << 20
 
@@ -73,11 +74,6 @@ def _weights_folder():
     except ModuleNotFoundError:
         pass
     return Path(__file__).resolve().parents[2] / "weights"
-
-
-def cache_folder():
-    """Where downloads land; `KERASDIFF_HOME` moves it."""
-    return Path(os.environ.get("KERASDIFF_HOME") or Path.home() / ".cache" / "kerasdiff")
 
 
 def find(name_or_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kerasdiff.backend import keep_freed_memory
+from kerasdiff.backend import keep_freed_memory, keep_programs
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.save import save_folder
 from kerasdiff.checkpoints.tensors import Tensors
@@ -240,6 +240,7 @@ def main():
     given = parser.parse_args()
     folder = given.folder
     folder.mkdir(parents=True, exist_ok=True)
+    keep_programs()
     keep_freed_memory()
     if given.again:
         model = StableDiffusion.from_preset(given.again)

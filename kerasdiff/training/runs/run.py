@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from kerasdiff.backend import device, keep_freed_memory
+from kerasdiff.backend import device, keep_freed_memory, keep_programs
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
@@ -107,6 +107,7 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     jit_compile = settings.jit_compile
     if jit_compile is None:
         jit_compile = keras.backend.backend() == "jax" or device() != "cpu"
+    keep_programs()
     keep_freed_memory()
     trainer.compile(optimizer=make_optimizer(settings), jit_compile=jit_compile)
     done, total = resume(trainer, settings.folder), settings.steps * settings.optimizer.accumulate

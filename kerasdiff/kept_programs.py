@@ -1,0 +1,73 @@
+"""Where compiled programs are kept between runs, so that the second run starts at once.
+
+Weights are a program's inputs: what is kept are instructions alone, some megabytes a program, good
+for one version of the compiler and one kind of processor, and kept apart by both. They run as you:
+a folder that others may write to is not used.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from kerasdiff.files import cache_folder
+
+LARGEST = 1 << 30  # bytes kept of one compiler's programs; the oldest go first
+SWITCH = "KERASDIFF_KEEP_PROGRAMS"
+
+
+def programs_folder(compiler):
+    """A folder of your own for one compiler's programs, made if missing, and not too full.
+
+    Args:
+        compiler: its name and version, "tensorflow-2.21.0" say.
+
+    Returns:
+        A `Path`; None where nothing can be kept (no such folder can be had, or less than a
+        gigabyte is free on its disk) or shall be: `KERASDIFF_KEEP_PROGRAMS=0` in the environment.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return None
+    folder = cache_folder() / "programs" / f"{compiler}-{_processor()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_yours(folder) or shutil.disk_usage(folder).free < LARGEST:
+            return None
+        _forget_oldest(folder, LARGEST)
+    except OSError:
+        return None
+    return folder.resolve()
+
+
+def forget_programs(folder):
+    """Removes what is kept in a folder, as `programs_folder` gave it."""
+    _forget_oldest(folder, 0)
+
+
+def _is_yours(folder):
+    """Whether nobody else may put a program there."""
+    if not hasattr(os, "getuid"):
+        return True  # Windows, where home folders are one's own
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _forget_oldest(folder, largest):
+    """Removes files, the oldest first, until the rest are at most so many bytes."""
+    files = [(path.stat(), path) for path in Path(folder).iterdir() if path.is_file()]
+    size = sum(status.st_size for status, _ in files)
+    for status, path in sorted(files, key=lambda file: file[0].st_mtime):
+        if size <= largest:
+            return
+        path.unlink(missing_ok=True)  # another process may tidy up too
+        size -= status.st_size
+
+
+def _processor():
+    """A word for what this processor can do: programs use all of its instructions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    known = f"{platform.machine()} {platform.processor()} {flags}"
+    return hashlib.sha256(known.encode()).hexdigest()[:12]

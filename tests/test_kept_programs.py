@@ -1,0 +1,115 @@
+"""Compiled programs outlive the process, in a folder that is safe to take programs from."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+
+from kerasdiff import kept_programs
+from kerasdiff.kept_programs import forget_programs, programs_folder
+
+RUN = """
+import keras
+import numpy as np
+from kerasdiff.backend import Program, keep_programs
+keep_programs()
+layer = keras.layers.Dense(8)
+layer.build((2, 4))
+layer.kernel.assign(np.arange(32.0).reshape(4, 8) / 7.0)
+model = keras.Sequential([layer])
+program = Program(lambda x: keras.ops.exp(keras.ops.tanh(layer(x))), model, True)
+print(np.asarray(program(np.arange(8.0).reshape(2, 4).astype("float32"))).tobytes().hex())
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERASDIFF_HOME", str(tmp_path))
+    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    return tmp_path
+
+
+def answer():
+    """What a new process computes by XLA."""
+    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def kept(home):
+    """Name to (bytes, time of writing) of what is kept."""
+    files = [path for path in (home / "programs").rglob("*") if path.is_file()]
+    return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def test_the_next_process_takes_what_the_first_compiled(home):
+    first = answer()
+    written = kept(home)
+    assert len(written) == 1
+    assert answer() == first
+    assert kept(home) == written
+
+
+def test_a_program_that_was_cut_off_is_compiled_again(home):
+    first = answer()
+    [path] = [path for path in (home / "programs").rglob("*") if path.is_file()]
+    path.write_bytes(path.read_bytes()[:100])
+    assert answer() == first
+    assert all(size > 100 for size, _ in kept(home).values())
+
+
+def test_nothing_is_kept_where_the_user_says_so(home, monkeypatch):
+    monkeypatch.setenv("KERASDIFF_KEEP_PROGRAMS", "0")
+    assert programs_folder("xla-1") is None
+    answer()
+    assert not (home / "programs").exists()
+
+
+def test_a_folder_of_the_user_s_own_stays(home, monkeypatch):
+    own = home / "own"
+    own.mkdir()
+    monkeypatch.setenv("TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={own}")
+    answer()
+    assert len(list(own.iterdir())) == 1
+    assert not (home / "programs").exists()
+
+
+def test_compilers_and_processors_are_kept_apart(home, monkeypatch):
+    one, other = programs_folder("xla-1"), programs_folder("xla-2")
+    assert one != other
+    monkeypatch.setattr(kept_programs.platform, "machine", lambda: "another")
+    assert programs_folder("xla-1") not in (one, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")
+def test_a_folder_that_others_may_write_to_is_not_used(home):
+    folder = programs_folder("xla-1")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o770)
+    assert programs_folder("xla-1") is None
+
+
+def test_nothing_is_kept_on_a_disk_that_is_nearly_full(home, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 1 << 40, 1 << 20))
+    assert programs_folder("xla-1") is None
+
+
+def test_nothing_is_kept_where_no_folder_can_be_made(home, monkeypatch):
+    (home / "file").write_text("in the way")
+    monkeypatch.setenv("KERASDIFF_HOME", str(home / "file"))
+    assert programs_folder("xla-1") is None
+
+
+def test_the_oldest_go_when_there_are_too_many(home, monkeypatch):
+    folder = programs_folder("xla-1")
+    for i in range(4):
+        (folder / str(i)).write_bytes(bytes(100))
+        os.utime(folder / str(i), (i, i))
+    monkeypatch.setattr(kept_programs, "LARGEST", 250)
+    assert programs_folder("xla-1") == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "3"]
+    forget_programs(folder)
+    assert not list(folder.iterdir())
