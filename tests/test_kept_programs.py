@@ -28,7 +28,8 @@ print(np.asarray(program(np.arange(8.0).reshape(2, 4).astype("float32"))).tobyte
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("KERASDIFF_HOME", str(tmp_path))
-    monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
+    for name in ("TF_XLA_FLAGS", "KERASDIFF_KEEP_PROGRAMS"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
