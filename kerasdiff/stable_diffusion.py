@@ -142,7 +142,7 @@ class StableDiffusion(CompiledModels):
 
         Returns:
             uint8 array (B, img_height, img_width, 3). Kept parts have gone through the
-            autoencoder once.
+            autoencoder once; `images.overlay` puts the picture itself there.
         """
         check_given("image", image)
         check_given("mask", mask)

@@ -61,6 +61,19 @@ def test_masks_are_cut_at_one_half():
     )
 
 
+def test_an_overlay_keeps_what_the_mask_keeps():
+    before, after = picture(), np.stack([255 - picture(), np.zeros_like(picture())])
+    mask = np.zeros(before.shape[:2], "uint8")
+    mask[:, 5:] = 255
+    for given in (before, Image.fromarray(before), before / np.float32(255.0)):
+        mixed = images.overlay(after, given, mask)
+        np.testing.assert_array_equal(mixed[:, :, :5], [before[:, :5]] * 2)
+        np.testing.assert_array_equal(mixed[:, :, 5:], after[:, :, 5:])
+    assert mixed.dtype == np.uint8
+    several = images.overlay(after, np.stack([before, after[0]]), mask)
+    np.testing.assert_array_equal(several[1, :, :5], after[0, :, :5])
+
+
 def test_a_grey_picture_in_three_channels_is_a_mask():
     grey = np.repeat(np.array([[[0], [255]]], "uint8"), 3, axis=-1)
     np.testing.assert_array_equal(images.to_mask(grey, 1, 2)[0, :, :, 0], [[0, 1]])

@@ -1,6 +1,6 @@
 """Pictures at the edge: files, PIL images, arrays, grids."""
 
-from kerasdiff.images.arrays import MAX_PIXELS, read, size_of, to_float, to_mask, to_uint8
+from kerasdiff.images.arrays import MAX_PIXELS, overlay, read, size_of, to_float, to_mask, to_uint8
 from kerasdiff.images.files import (
     WEB_UI_SAMPLERS,
     check_target,
@@ -12,6 +12,6 @@ from kerasdiff.images.files import (
 from kerasdiff.images.grids import grid
 
 __all__ = [
-    "MAX_PIXELS", "WEB_UI_SAMPLERS", "check_target", "grid", "parameters_text", "read",
+    "MAX_PIXELS", "WEB_UI_SAMPLERS", "check_target", "grid", "overlay", "parameters_text", "read",
     "read_parameters", "save_gif", "save_png", "size_of", "to_float", "to_mask", "to_uint8",
 ]  # fmt: skip

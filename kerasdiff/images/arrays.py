@@ -122,6 +122,24 @@ def to_uint8(decoded):
     return np.round(unit * 255.0).astype("uint8")
 
 
+def overlay(pictures, image, mask):
+    """Inpainted pictures with the original itself wherever the mask keeps it.
+
+    What an autoencoder gives back is close to what went in, not equal to it, and depends a little
+    on the rest of the picture: without this, kept parts change as well.
+
+    Args:
+        pictures: uint8 (B, H, W, 3), as `StableDiffusion.inpaint` gives them.
+        image, mask: what it was given, see `to_float` and `to_mask`.
+
+    Returns:
+        uint8 (B, H, W, 3): equal to `image` where the mask is black, to `pictures` elsewhere.
+    """
+    height, width = np.shape(pictures)[1:3]
+    kept, new = to_uint8(to_float(image, height, width)), to_mask(mask, height, width)
+    return np.where(new > 0.0, pictures, kept)
+
+
 def _resized(image, height, width):
     if (image.height, image.width) == (height, width):
         return image
