@@ -13,7 +13,7 @@ test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest tests/parity -n 2 --dist loadfile
 
 meaning: $(VENV)/.installed-test    ## the demo model's exam, and what it can be taught
 	$(BIN)/python -m pytest tests/meaning
@@ -22,7 +22,7 @@ docs: $(VENV)/.installed-test       ## what the documentation shows
 	$(BIN)/python -m pytest tests/documentation
 
 notebooks: $(VENV)/.installed-notebooks $(VENV)/.installed-test   ## run whole
-	$(BIN)/python -m pytest tests/notebooks
+	$(BIN)/python -m pytest tests/notebooks -n 2
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
