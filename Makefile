@@ -13,7 +13,7 @@ test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
-	$(BIN)/python -m pytest tests/parity -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/parity
 
 meaning: $(VENV)/.installed-test    ## the demo model's exam, and what it can be taught
 	$(BIN)/python -m pytest tests/meaning
