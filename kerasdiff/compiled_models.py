@@ -60,7 +60,7 @@ class CompiledModels:
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()
-        keep_programs()
+        keep_programs()  # while there is no tensor yet
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
         factor = self.config.autoencoder.factor

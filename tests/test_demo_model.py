@@ -95,11 +95,16 @@ def test_inpainting_paints_what_is_asked_for_and_leaves_the_rest(model):
         assert right["pair colours"] >= 0.8 and right["scene"] == 1.0, right
 
 
-def test_inpainting_alone_changes_the_rest_little(model):
-    # The autoencoder's own error here is 2 of 255; its norms and its attention see the whole
-    # picture, and what is painted anew moves the rest a little further: 4.6.
+@pytest.mark.xfail(reason="latents depend on the whole picture: 4.6 of 255 beside 2.0")
+def test_inpainting_leaves_the_rest_within_the_autoencoders_own_error(model):
     pictures, results, _, _ = inpainted(model)
-    assert np.abs(np.float32(results) - pictures)[:, :, :40].mean() <= 6.0
+    noise = np.zeros((len(pictures), 16, 16, 4), "float32")
+    own = model.decode(model.encode_pictures(np.float32(pictures) / 127.5 - 1.0, noise))
+
+    def error(ones):  # the decoder sees some 20 pixels across the border
+        return np.abs(np.float32(ones) - pictures)[:, :, :40].mean()
+
+    assert error(results) <= 1.1 * error(own)
 
 
 def test_a_negative_prompt_pushes_away(model):
