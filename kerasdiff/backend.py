@@ -83,6 +83,25 @@ def device():
     return "cpu"
 
 
+@functools.cache
+def has_fused_attention():
+    """Whether Keras can hand attention in 16 bits to cuDNN: JAX on NVIDIA's GPUs from Ampere on."""
+    if keras.backend.backend() != "jax" or device() != "gpu":
+        return False
+    import jax
+
+    gpu = jax.devices()[0]
+    return "cuda" in gpu.client.platform_version and float(gpu.compute_capability) >= 8.0
+
+
+def compiles_training():
+    """Whether XLA compiles training steps, where nobody says: not TensorFlow's on processors.
+
+    There its convolutions are slower than TensorFlow's own; JAX would go operation by operation.
+    """
+    return keras.backend.backend() == "jax" or device() != "cpu"
+
+
 def training_function(trainer):
     """A compiled training step for Keras' `fit`, traced once for each size of batch.
 

@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "kerasdiff"
 FLOORS = {
-    -2: "files progress",
-    -1: "kept_programs",
-    0: "configs block_plan backend attention noise images options tokenizer_files tiles walks",
+    -3: "files progress",
+    -2: "kept_programs",
+    -1: "backend",
+    0: "configs block_plan attention noise images options tokenizer_files tiles walks",
     1: "clip_tokenizer layers noise_scheduler",
     2: "text_encoder image_encoder decoder diffusion_model",
     3: "samplers deep_cache denoiser conditioning checkpoints start added_tokens",

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.pieces import MASKED, chunked, scaled, softmax, sum_dtype
+from kerasdiff.backend import has_fused_attention
 
 SHORT = 4
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
@@ -16,7 +17,8 @@ def attention(
 
     Problems of at most `SHORT * query_chunk_size * key_chunk_size` scores take the plain form;
     longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
-    Matrix products are in the inputs' dtype; softmax, its sums and all accumulation over chunks
+    Without a mask and in 16 bits, NVIDIA's GPUs run cuDNN's fused kernel instead, through Keras on
+    JAX: FlashAttention (arXiv 2205.14135), of linear memory too. Matrix products are in the inputs' dtype; softmax, its sums and all accumulation over chunks
     are in float32 (float64 for float64). Queries are scaled before the product, so that float16
     scores overflow later.
 
@@ -45,10 +47,18 @@ def attention(
     given = {"query": query, "key": key, "value": value}
     if mask is not None:
         given["mask"] = _four_axes(ops.convert_to_tensor(mask), query, key)
+    if mask is None and _is_fused(query, value):
+        return ops.dot_product_attention(query, key, value, scale=scale, flash_attention=True)
     sizes = (query_chunk_size, key_chunk_size)
     if _is_short(query, key, sizes):
         return _plain(**given, scale=scale)
     return chunked(given, scale, sizes)
+
+
+def _is_fused(query, value):
+    dtype, size = keras.backend.standardize_dtype(query.dtype), query.shape[-1]
+    fits = size == value.shape[-1] and size % 8 == 0 and size <= 128  # what the kernel takes
+    return fits and dtype in ("float16", "bfloat16") and has_fused_attention()
 
 
 def _is_short(query, key, sizes):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from kerasdiff.backend import device, keep_freed_memory, keep_programs
+from kerasdiff.backend import compiles_training, keep_freed_memory, keep_programs
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
@@ -106,7 +106,7 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     networks, trainer, source, draw = _MAKERS[settings.kind](plan)
     jit_compile = settings.jit_compile
     if jit_compile is None:
-        jit_compile = keras.backend.backend() == "jax" or device() != "cpu"
+        jit_compile = compiles_training()
     keep_programs()
     keep_freed_memory()
     trainer.compile(optimizer=make_optimizer(settings), jit_compile=jit_compile)
