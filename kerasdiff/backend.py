@@ -60,6 +60,15 @@ def resolve_jit_compile(jit_compile, dtype):
     return bool(jit_compile)
 
 
+def for_few_calls(jit_compile):
+    """What to compile with where a program runs once a picture: what is ready soonest.
+
+    On TensorFlow a graph. JAX without XLA goes operation by operation: CLIP's text encoder took
+    1.5 times as long even at its first call, and a graphics card waited 0.3 s for its picture.
+    """
+    return jit_compile if keras.backend.backend() == "jax" else False
+
+
 def _computes_in_bfloat16():
     """Whether the processor has instructions for it, as far as Linux tells."""
     info = Path("/proc/cpuinfo")

@@ -11,7 +11,7 @@ import numpy as np
 
 from kerasdiff import conditioning, images, progress, sampling
 from kerasdiff.added_tokens import add_token, expand
-from kerasdiff.backend import Program, keep_programs, resolve_jit_compile
+from kerasdiff.backend import Program, for_few_calls, keep_programs, resolve_jit_compile
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
@@ -224,5 +224,5 @@ class CompiledModels:
             loop = partial(sampling.keep if how.deep == "keep" else loop, model, mode=how.mode)
             return loop if streams else Program(loop, model, self.jit_compile)
         model = model.moments if name == "image_encoder" else model
-        jit_compile = self.jit_compile if name == "decoder" else False
+        jit_compile = self.jit_compile if name == "decoder" else for_few_calls(self.jit_compile)
         return Program(partial(model, training=False), model, jit_compile)

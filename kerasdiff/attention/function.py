@@ -18,9 +18,9 @@ def attention(
     Problems of at most `SHORT * query_chunk_size * key_chunk_size` scores take the plain form;
     longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
     Without a mask and in 16 bits, NVIDIA's GPUs run cuDNN's fused kernel instead, through Keras on
-    JAX: FlashAttention (arXiv 2205.14135), of linear memory too. Matrix products are in the inputs' dtype; softmax, its sums and all accumulation over chunks
-    are in float32 (float64 for float64). Queries are scaled before the product, so that float16
-    scores overflow later.
+    JAX: FlashAttention (arXiv 2205.14135), of linear memory too. Matrix products are in the
+    inputs' dtype; softmax, its sums and all accumulation over chunks are in float32 (float64 for
+    float64). Queries are scaled before the product, so that float16 scores overflow later.
 
     Args:
         query: (B, Tq, H, D) floating point. All lengths are allowed.
@@ -47,7 +47,7 @@ def attention(
     given = {"query": query, "key": key, "value": value}
     if mask is not None:
         given["mask"] = _four_axes(ops.convert_to_tensor(mask), query, key)
-    if mask is None and _is_fused(query, value):
+    if mask is None and _is_fused(query, key, value):
         return ops.dot_product_attention(query, key, value, scale=scale, flash_attention=True)
     sizes = (query_chunk_size, key_chunk_size)
     if _is_short(query, key, sizes):
@@ -55,9 +55,10 @@ def attention(
     return chunked(given, scale, sizes)
 
 
-def _is_fused(query, value):
+def _is_fused(query, key, value):
     dtype, size = keras.backend.standardize_dtype(query.dtype), query.shape[-1]
-    fits = size == value.shape[-1] and size % 8 == 0 and size <= 128  # what the kernel takes
+    # What the kernel takes.
+    fits = size == value.shape[-1] and size % 8 == 0 and size <= 128 and key.shape[1] != 0
     return fits and dtype in ("float16", "bfloat16") and has_fused_attention()
 
 
