@@ -80,7 +80,34 @@ def test_image_to_image_and_inpainting(run, tmp_path):
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (96, 64)
         assert "Denoising strength: 0.5" in image.text["parameters"]
-    assert run("a house", *FEW, *photo, "--mask", str(tmp_path / "mask.png"))[0] == 0
+    masked = (*photo, "--mask", str(tmp_path / "mask.png"))
+    assert run("a house", *FEW, *masked)[0] == 0
+    kept = np.eye(64, 96) == 0
+    assert (np.asarray(Image.open(tmp_path / "out.png")) != pixels)[kept].any()
+    assert run("a house", *FEW, *masked, "--overlay")[0] == 0
+    painted = np.asarray(Image.open(tmp_path / "out.png"))
+    np.testing.assert_array_equal(painted[kept], pixels[kept])
+    assert (painted != pixels)[~kept].any()
+
+
+def test_economies_reach_the_model(run, tmp_path):
+    few = ("a house", *FEW, "--no-jit")
+    assert run(*few)[0] == 0
+    exact = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
+    for option, told, same in (
+        (("--memory", "low"), "", True),
+        (("--tile", "32"), "", False),
+        (("--int8",), "Weights: int8", False),
+        (("--token-merging", "0.5"), "Token merging ratio: 0.5", False),
+        (("--guidance-interval", "0", "1"), "CFG interval: 0 to 1", False),
+        (("--cache-interval", "2"), "Cache interval: 2", False),
+    ):
+        code, said = run(*few, *option)
+        assert code == 0, said.err
+        with Image.open(tmp_path / "out.png") as image:
+            difference = np.abs(np.asarray(image).astype(int) - exact).max()
+            assert told in image.text["parameters"]
+        assert difference <= 1 if same else difference > 0, option
 
 
 BAD = {
@@ -100,6 +127,9 @@ BAD = {
     "guidance that is no number": (["--guidance", "nan"], "unconditional_guidance_scale"),
     "eta where it means nothing": (["--sampler", "euler", "--eta", "0.5"], "eta"),
     "a mask without a picture": (["--mask", "mask.png"], "--mask needs --init"),
+    "an overlay without a mask": (["--overlay"], "--overlay needs --mask"),
+    "a tile that does not fit": (["--tile", "30"], "`tile` must be a positive multiple of 8"),
+    "guidance between nothing": (["--guidance-interval", "2", "1"], "`guidance_interval`"),
     "strength without a picture": (["--strength", "0.5"], "--strength needs --init"),
 }
 

@@ -18,7 +18,7 @@ def add_export(commands, open_model, size):
 
     Args:
         commands: what `add_subparsers` gives.
-        open_model: function of a checkpoint and a dtype that gives a `StableDiffusion`.
+        open_model: function of a checkpoint and `dtype=` that gives a `StableDiffusion`.
         size: what reads WxH.
     """
     add = commands.add_parser(
@@ -59,7 +59,7 @@ def _export(options, open_model):
     if strange:
         names = ", ".join(sorted(name.replace("_", "-") for name in strange))
         raise ValueError(f"--format {options.format} takes no {names}")
-    model = open_model(options.model, options.dtype)
+    model = open_model(options.model, dtype=options.dtype)
     height, width = options.size or (None, None)
     path = model.export(options.path, options.format, img_height=height, img_width=width, **given)
     print(path)

@@ -1,0 +1,56 @@
+"""`kerasdiff info` and `kerasdiff convert`: a look into checkpoints, and other forms of them."""
+
+import math
+from pathlib import Path
+
+SHOWN = 10  # skipped names that `info` lists
+
+
+def add_files(commands):
+    """Adds both commands to a parser's sub-commands."""
+    add = commands.add_parser("info", help="what a checkpoint or PNG holds")
+    add.set_defaults(run=info)
+    add.add_argument("path", help="preset, file or folder; or a PNG made here")
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+
+    add = commands.add_parser("convert", help="write a checkpoint in another layout or dtype")
+    add.set_defaults(run=convert)
+    add.add_argument("source", help="preset, file or folder")
+    add.add_argument("target", help="a .safetensors file (original layout) or a new folder")
+    add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+
+
+def info(options):
+    """`kerasdiff info FILE`: what a checkpoint, or a PNG of ours, says about itself."""
+    path = Path(options.path)
+    if path.suffix.lower() == ".png":
+        from kerasdiff import images
+
+        print(images.read_parameters(path) or f"{path}: holds no parameters")
+        return
+    from kerasdiff.checkpoints.checkpoint import find_and_open
+
+    checkpoint = find_and_open(options.path, variant=options.variant)
+    config = checkpoint.config
+    schedule, (height, width) = config.schedule, config.image_size
+    print(f"{checkpoint.path}: family {config.family}, {width}x{height} pixels")
+    print(f"predicts {schedule.prediction_type} (by {checkpoint.prediction_type_source})")
+    print(f"sampler {schedule.sampler}")
+    for part, tensors in checkpoint.parts.items():
+        dtypes = ", ".join(sorted({str(entry.dtype) for entry in tensors.entries.values()}))
+        count = sum(math.prod(shape) for shape in tensors.shapes.values())
+        print(f"{part}: {len(tensors)} tensors, {count / 1e6:.1f} M numbers, {dtypes}")
+    print(f"skipped: {len(checkpoint.skipped)} tensors")
+    for name in checkpoint.skipped[:SHOWN]:
+        print(f"  {name}")
+    if len(checkpoint.skipped) > SHOWN:
+        print("  ...")
+
+
+def convert(options):
+    """`kerasdiff convert IN OUT`: writes a checkpoint in another layout or dtype."""
+    from kerasdiff.checkpoints.save import convert as convert_checkpoint
+
+    convert_checkpoint(options.source, options.target, options.dtype, variant=options.variant)
+    print(options.target)

@@ -1,0 +1,192 @@
+"""`kerasdiff "a prompt"`: a prompt in, a PNG out; a picture and a mask may be given too."""
+
+import argparse
+import secrets
+from pathlib import Path
+
+import kerasdiff
+from kerasdiff.cli.start import open_model, picture_size
+from kerasdiff.options import MAX_PICTURES
+
+EPILOG = """\
+examples:
+  kerasdiff "a red house and a pine tree near a mountain at sunset" -o house.png --seed 7
+  kerasdiff demo
+  kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
+  kerasdiff "the same in winter" --model sd-v1-5 --init photo.png --strength 0.6
+  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png --overlay
+  kerasdiff "a lighthouse at dawn" --model sd-v1-5 --dtype bfloat16 --memory low --tile 512
+  kerasdiff info model.safetensors
+  kerasdiff convert model.ckpt model-folder --dtype float16
+
+Without --model the small model that comes with kerasdiff draws; `kerasdiff demo` shows its world.
+With --init the size is the picture's own unless --size is given. A mask is black where the
+picture stays and white where it is painted anew. What made a PNG is stored inside it:
+`kerasdiff info out.png` shows it.
+"""
+
+
+def add_generate(commands):
+    """Adds the command to a parser's sub-commands."""
+    add = commands.add_parser(
+        "generate",
+        help='make pictures of a prompt; "generate" itself may be left out',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.set_defaults(run=generate)
+    add.add_argument("prompt", help="what to draw, at most 75 tokens")
+    add.add_argument("-o", "--output", default="out.png", help="PNG to write (%(default)s)")
+    add.add_argument("--negative", metavar="TEXT", help="what to steer away from")
+    add.add_argument("--seed", type=int, help="whole number; drawn and told unless given")
+    add.add_argument("--size", type=picture_size, metavar="WxH", help="in pixels, such as 512x768")
+    add.add_argument("--batch", type=int, default=1, help="pictures, seed, seed+1, ...")
+    _add_start(add.add_argument_group("from a picture"))
+    _add_model(add.add_argument_group("the model"))
+    _add_sampling(add.add_argument_group("sampling"))
+    _add_economies(add.add_argument_group("less memory and time"))
+
+
+def _add_start(add):
+    add.add_argument("--init", metavar="PICTURE", help="picture to start from")
+    add.add_argument("--strength", type=float, help="how much of --init to redo, above 0 to 1")
+    add.add_argument("--mask", metavar="PICTURE", help="where --init is painted anew (white)")
+    add.add_argument(
+        "--overlay", action="store_true", help="keep --init to the pixel where the mask is black"
+    )
+
+
+def _add_model(add):
+    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
+    add.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add.add_argument("--vae", metavar="PATH", help="another autoencoder")
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+    add.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"))
+    add.add_argument("--jit", action=argparse.BooleanOptionalAction, default="auto", help="XLA")
+
+
+def _add_sampling(add):
+    add.add_argument("--steps", type=int, help="sampling steps; the model's own unless given")
+    add.add_argument("--guidance", type=float, help="1 is none; the model's own unless given")
+    add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")
+    add.add_argument("--schedule", metavar="NAME", help="leading, linspace, trailing, karras, ...")
+    add.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
+    add.add_argument("--guidance-rescale", type=float, default=0.0, metavar="R", help="0 to 1")
+
+
+def _add_economies(add):
+    add.add_argument(
+        "--memory", default="high", choices=("high", "medium", "low"),
+        help="medium holds one network at a time, low a layer at a time (%(default)s)",
+    )  # fmt: skip
+    add.add_argument("--split-guidance", action="store_true", help="less memory, two calls")
+    add.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="encode and decode in tiles of this side"
+    )
+    add.add_argument("--int8", action="store_true", help="the UNet's weights in 8 bits")
+    add.add_argument(
+        "--token-merging", type=float, default=0.0, metavar="SHARE",
+        help="of the positions that attention merges, to 0.75",
+    )  # fmt: skip
+    add.add_argument(
+        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="noise over signal between which there is guidance",
+    )  # fmt: skip
+    add.add_argument(
+        "--cache-interval", type=int, default=1, metavar="N",
+        help="the UNet's inner blocks in every N-th step alone",
+    )  # fmt: skip
+
+
+def generate(options):
+    """Writes one PNG for each picture."""
+    for name, other in (("mask", "init"), ("strength", "init"), ("overlay", "mask")):
+        if getattr(options, name) not in (None, False) and getattr(options, other) is None:
+            raise ValueError(f"--{name} needs --{other}")
+    targets = _targets(options.output, options.batch)
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    files = ("vae", "variant", "prediction_type")
+    files = {name: value for name in files if (value := getattr(options, name)) is not None}
+    model = open_model(
+        options.model, dtype=options.dtype, jit_compile=options.jit, memory=options.memory,
+        tile=options.tile, int8=options.int8, token_merging=options.token_merging, **files,
+    )  # fmt: skip
+    pictures, strength = _paint(model, options, seed)
+    _save(pictures, targets, options, model, seed, strength)
+
+
+def _paint(model, options, seed):
+    """The pictures, and the strength that was used, or None without a picture to start from."""
+    height, width = options.size or (None, None)
+    settings = {
+        "negative_prompt": options.negative,
+        "batch_size": options.batch,
+        "num_steps": options.steps,
+        "unconditional_guidance_scale": options.guidance,
+        "seed": seed,
+        "sampler": options.sampler,
+        "schedule": options.schedule,
+        "eta": options.eta,
+        "guidance_rescale": options.guidance_rescale,
+        "split_guidance": options.split_guidance,
+        "guidance_interval": options.guidance_interval and tuple(options.guidance_interval),
+        "cache_interval": options.cache_interval,
+        "img_height": height,
+        "img_width": width,
+    }
+    if options.init is None:
+        return model.text_to_image(options.prompt, **settings), None
+    strength = options.strength
+    if options.mask is None:
+        strength = 0.8 if strength is None else strength
+        return model.image_to_image(options.prompt, options.init, strength, **settings), strength
+    strength = 1.0 if strength is None else strength
+    pictures = model.inpaint(options.prompt, options.init, options.mask, strength, **settings)
+    if options.overlay:
+        from kerasdiff import images
+
+        pictures = images.overlay(pictures, options.init, options.mask)
+    return pictures, strength
+
+
+def _save(pictures, targets, options, model, seed, strength):
+    from kerasdiff import images
+
+    sampler = options.sampler or model.config.schedule.sampler
+    scale = model.config.guidance_scale if options.guidance is None else options.guidance
+    interval = options.guidance_interval
+    for index, (target, picture) in enumerate(zip(targets, pictures, strict=True)):
+        details = {
+            "Steps": model.config.num_steps if options.steps is None else options.steps,
+            "Sampler": images.WEB_UI_SAMPLERS.get(sampler, sampler),
+            "Schedule type": options.schedule and options.schedule.capitalize(),
+            "CFG scale": scale,
+            "CFG rescale": options.guidance_rescale or None,
+            "CFG interval": interval and f"{interval[0]:g} to {interval[1]:g}",
+            "Seed": seed + index,
+            "Size": f"{picture.shape[1]}x{picture.shape[0]}",
+            "Model": Path(options.model).stem,
+            "Denoising strength": strength,
+            "Eta DDIM" if sampler == "ddim" else "Eta": options.eta,
+            "Token merging ratio": options.token_merging or None,
+            "Cache interval": options.cache_interval if options.cache_interval > 1 else None,
+            "Weights": "int8" if options.int8 else None,
+            "Version": f"kerasdiff {kerasdiff.__version__}",
+        }
+        details = {name: value for name, value in details.items() if value is not None}
+        text = images.parameters_text(options.prompt, options.negative, details)
+        images.save_png(target, picture, text)
+        print(f"{target}  seed {seed + index}")
+
+
+def _targets(output, count):
+    """A file for each picture, checked to be writable before any work is done."""
+    from kerasdiff import images
+
+    output = images.check_target(output)
+    if not 1 <= count <= MAX_PICTURES:
+        raise ValueError(f"--batch must be from 1 to {MAX_PICTURES}, not {count}")
+    targets = [output]
+    if count > 1:
+        targets = [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+    return [images.check_target(target) for target in targets]
