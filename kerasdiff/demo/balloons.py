@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kerasdiff.demo.captions import with_article
 from kerasdiff.demo.drawing import Canvas
 from kerasdiff.demo.weather import LIGHTS, paint_sky
 from kerasdiff.demo.words import COLOURS
@@ -29,7 +30,8 @@ class Balloons:
 
     def __getitem__(self, i):
         colour, time, rng = self.scene(i)
-        return paint(colour, time, rng, self.size), f"a {colour} balloon in the sky {TIMES[time]}"
+        caption = f"{with_article(colour)} balloon in the sky {TIMES[time]}"
+        return paint(colour, time, rng, self.size), caption
 
     def scene(self, i):
         """Colour, time of day, and the generator of all else."""

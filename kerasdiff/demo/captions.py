@@ -54,9 +54,9 @@ def all_words():
 
 
 def _house(scene, choose):
-    house = f"{_article(scene.colour)} house"
+    house = f"{with_article(scene.colour)} house"
     if scene.tree:
-        tree = f"{_article(scene.tree)} tree"
+        tree = f"{with_article(scene.tree)} tree"
         if scene.side is None:
             house = f"{house} {choose(BESIDE)} {tree}"
         elif choose((True, False)):
@@ -74,7 +74,7 @@ def _boat(scene, choose):
 
 def _shapes(scene, choose):
     names = [
-        _article(" ".join(filter(None, (thing.size, thing.colour, thing.shape))))
+        with_article(" ".join(filter(None, (thing.size, thing.colour, thing.shape))))
         for thing in scene.things
     ]
     text = names[0]
@@ -83,7 +83,7 @@ def _shapes(scene, choose):
         if not choose((True, False)):
             relation, first, second = OPPOSITE[relation], second, first
         text = f"{first} {choose(RELATION_PHRASES[relation])} {second}"
-    return f"{text} on {_article(scene.background)} background" if scene.background else text
+    return f"{text} on {with_article(scene.background)} background" if scene.background else text
 
 
 def _with_time(text, time, choose):
@@ -93,5 +93,6 @@ def _with_time(text, time, choose):
     return f"{text} {phrase}" if choose((True, True, False)) else f"{phrase}, {text}"
 
 
-def _article(words):
+def with_article(words):
+    """ "orange heart" to "an orange heart"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -9,6 +9,7 @@ that is there already can be given one more round of the UNet's training:
 """
 
 import argparse
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kerasdiff.backend import keep_freed_memory, keep_programs
+from kerasdiff.backend import compiles_training, device, keep_freed_memory, keep_programs
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.save import save_folder
 from kerasdiff.checkpoints.tensors import Tensors
@@ -89,10 +90,12 @@ class Round:
         pictures: how many it sees, and up to which step: the first steps need fewer, and so start
             sooner.
         decay: the rate is held, and brought down in so many last steps.
+        batch: pictures a step.
     """
 
     pictures: tuple[tuple[int, int], ...]
     decay: int
+    batch: int = 48
 
     @property
     def steps(self):
@@ -100,10 +103,11 @@ class Round:
         return self.pictures[-1][1]
 
 
-BATCH, RATE = 48, 0.004
+RATE = 0.004
 ROUNDS = (
     Round(((6_000, 800), (16_000, 2650)), decay=1100),
     Round(((8_000, 500), (24_000, 3600)), decay=1400),
+    Round(((100_000, 7000),), decay=2800, batch=256),  # five minutes on an accelerator
 )
 # Of 1,000 timesteps one is noise alone. Trained as rarely as any other, the model knew shapes and
 # colours after 2,000 steps and chance decided which was the left one.
@@ -192,21 +196,24 @@ def diffusion_trainer(config, network, text_encoder, one_round):
     trainer = DiffusionTrainer(config, network, text_encoder)
     rate = Rate(RATE, 100, one_round.steps - one_round.decay - 100, one_round.decay, 0.01)
     optimizer = muon(rate, WEIGHT_DECAY, global_clipnorm=1.0, use_ema=True, ema_momentum=0.998)
-    trainer.compile(optimizer=optimizer, jit_compile=False)
+    trainer.compile(optimizer=optimizer, jit_compile=compiles_training())
     return trainer
 
 
 def train_diffusion(folder, config, encoder, network, text_encoder, first_round=0):
     """The UNet, on cached moments; ends with averaged weights."""
     draw = DiffusionDraw([TOKENIZER], config, moments=True, shift=SHIFT, pure_noise=PURE_NOISE)
+    # An accelerator takes steps faster than one process draws their noise.
+    workers = {} if device() == "cpu" else {"workers": os.cpu_count(), "use_multiprocessing": True}
     for i, one_round in enumerate(ROUNDS[first_round:], first_round):
         trainer = diffusion_trainer(config, network, text_encoder, one_round)
         states = folder / f"diffusion-{i}"
         step = resume(trainer, states)
         for count, end in one_round.pictures:
             if step < end:
-                batches = Batches(encode_pictures(folder, encoder, count), BATCH, draw, 2 + i, step)
-                fit(trainer, batches, end - step, SaveState(states, 250, step))
+                source = encode_pictures(folder, encoder, count)
+                batches = Batches(source, one_round.batch, draw, 2 + i, step, **workers)
+                fit(trainer, batches, end - step, SaveState(states, 500, step))
                 step = end
         trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
 

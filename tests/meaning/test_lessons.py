@@ -108,17 +108,10 @@ def test_fine_tuning_teaches_a_kind_of_scene_and_keeps_the_old_ones(model, tmp_p
         assert kept[category][0] >= right - 0.1 * asked, category
 
 
-# What the model still has to learn: weights/demo/README.md has its figures, this list shrinks.
-UNLEARNT = ("object colour", "shape", "size", "axis", "pair")
-
-
 @pytest.mark.parametrize(
     "category, least",
     [
-        pytest.param(
-            category, least, id=category,
-            marks=[pytest.mark.xfail(reason="needs more training")] * (category in UNLEARNT),
-        )
+        pytest.param(category, least, id=category)
         for least, categories in (
             (0.97, ("scene", "time", "background", "colour", "object colour", "axis")),
             (0.92, ("tree", "mountain", "size", "shape")),
@@ -126,7 +119,7 @@ UNLEARNT = ("object colour", "shape", "size", "axis", "pair")
         )
         for category in categories
     ],
-)  # fmt: skip
+)
 def test_the_exam_is_passed(score, category, least):
     right, asked = score[category]
     assert right >= least * asked
