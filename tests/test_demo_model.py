@@ -57,7 +57,7 @@ def test_it_draws_what_it_is_asked_for(model):
     assert pictures.shape == (60, 128, 128, 3)
     for category in ("scene", "time", "background", "tree", "object colour", "size", "axis"):
         right, asked = score[category]
-        assert right >= 0.95 * asked, score
+        assert right >= 0.9 * asked, score
     for category in ("shape", "pair"):
         right, asked = score[category]
         assert right >= 0.85 * asked, score
