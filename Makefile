@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-weights: $(VENV)/.installed         ## the demo model again, from nothing: hours; can be cut
+weights: $(VENV)/.installed         ## the demo model again, from nothing: a day on two cores; can be cut
 	$(BIN)/python -m kerasdiff.demo.recipe build/weights
 
 bench: $(VENV)/.installed-parity

@@ -1,6 +1,7 @@
 """The house: imports go downwards only, rooms stay small, and only one file knows a framework."""
 
 import ast
+import configparser
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,11 @@ def test_only_the_backend_and_the_ways_out_know_a_framework(path):
             names = [node.module or ""]
         for name in names:
             assert name.split(".")[0] not in {"tensorflow", "jax", "torch", "openvino"}
+
+
+def test_every_room_is_installed():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT.parent / "setup.cfg")
+    listed = set(config["options"]["packages"].split()) - {"kerasdiff.weights"}
+    folders = {path.parent for path in ROOT.rglob("__init__.py")}
+    assert listed == {".".join(path.relative_to(ROOT.parent).parts) for path in folders}

@@ -3,9 +3,9 @@
     python -m kerasdiff.demo.recipe build/weights
 
 Every stage can be killed and started again; it goes on where its last state was written. A model
-that is there already can be given one more round of the UNet's training:
+that is there already can be given the last round of the UNet's training, on an accelerator say:
 
-    python -m kerasdiff.demo.recipe build/weights --again weights/demo
+    KERAS_BACKEND=jax python -m kerasdiff.demo.recipe build/weights --again weights/demo
 """
 
 import argparse
