@@ -14,7 +14,7 @@ import gc
 
 import keras
 
-from benchmarks.unet_step import make_inputs, medians, ours, torch_network
+from benchmarks.unet_step import make_inputs, medians, ours, torch_network, torch_step
 from kerasdiff.backend import device, has_fused_attention
 from kerasdiff.checkpoints.diffusers_configs import to_json
 from kerasdiff.configs import FAMILIES
@@ -27,19 +27,6 @@ def compiled(module):
 
     mode = "reduce-overhead" if torch.cuda.is_available() else None
     return torch.compile(module.to(memory_format=torch.channels_last), mode=mode, fullgraph=True)
-
-
-def their_step(unet, arguments, added):
-    """One guided step, latents in and the prediction on the host."""
-    import torch
-
-    def step():
-        with torch.inference_mode():
-            found = unet(*arguments, added_cond_kwargs=added or None, return_dict=False)[0]
-            negative, positive = found.chunk(2)
-            return (negative + 7.5 * (positive - negative)).float().cpu().numpy()
-
-    return step
 
 
 def their_picture(config, unet, given, options, side):
@@ -111,7 +98,7 @@ def compare(family, options):
     if "diffusers" in options.contenders:
         unet, arguments, added = torch_network(config, given, options.dtype)
         unet = compiled(unet)
-        steps["diffusers"] = their_step(unet, arguments, added)
+        steps["diffusers"] = torch_step(unet, arguments, added)
         pictures["diffusers"] = their_picture(config, unet, given, options, side)
     print(f"## {family}, {side}x{side}, {options.dtype}\n")
     report("one guided UNet step", steps, options.repeats, 1)

@@ -74,13 +74,9 @@ def torch_network(config, given, dtype):
     return unet, arguments, added
 
 
-def diffusers(config, given, dtype, compiles):
-    """As `ours`, by diffusers, whose attention is torch's own."""
+def torch_step(unet, arguments, added):
+    """A guided step of diffusers' UNet, latents in and the prediction on the host."""
     import torch
-
-    unet, arguments, added = torch_network(config, given, dtype)
-    if compiles:
-        unet = torch.compile(unet)
 
     def step():
         with torch.inference_mode():
@@ -89,6 +85,14 @@ def diffusers(config, given, dtype, compiles):
             return (negative + 7.5 * (positive - negative)).float().cpu().numpy()
 
     return step
+
+
+def diffusers(config, given, dtype, compiles):
+    """As `ours`, by diffusers, whose attention is torch's own."""
+    import torch
+
+    unet, arguments, added = torch_network(config, given, dtype)
+    return torch_step(torch.compile(unet) if compiles else unet, arguments, added)
 
 
 def openvino(config, given, dtype):
