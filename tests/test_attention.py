@@ -13,7 +13,7 @@ import tensorflow as tf
 from attention_oracle import naive_attention, naive_gradients, problem
 from keras import ops
 
-from kerasdiff.attention import attention, function
+from kerasdiff.attention import attention
 from kerasdiff.attention.function import SHORT
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
@@ -221,45 +221,6 @@ def test_jax_gives_the_same():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["jax", "8"]
-
-
-@pytest.fixture
-def fused(monkeypatch):
-    """A device with a fused kernel, whose place Keras' plain form takes; a list of its calls."""
-    calls, plain = [], ops.dot_product_attention
-
-    def kernel(*arrays, flash_attention, **options):
-        assert flash_attention is True  # or Keras might fall back to all scores at once
-        calls.append(arrays[0].shape)
-        exact = plain(*(ops.cast(array, "float64") for array in arrays), **options)
-        return ops.cast(exact, arrays[0].dtype)
-
-    monkeypatch.setattr(function, "has_fused_attention", lambda: True)
-    monkeypatch.setattr(function.ops, "dot_product_attention", kernel)
-    return calls
-
-
-@pytest.mark.parametrize("scale", (None, 0.3))
-def test_a_fused_kernel_is_handed_the_same_problem(fused, scale):
-    *arrays, _, _ = problem(2, 61, 77, 2, 40, 40)
-    arrays = [np.asarray(ops.cast(array, "bfloat16")) for array in arrays]
-    got = attention(*arrays, scale=scale)
-    wanted = naive_attention(*(array.astype("float64") for array in arrays), None, scale)
-    np.testing.assert_allclose(np.asarray(got, "float64"), wanted, atol=TOLERANCE["bfloat16"])
-    assert len(fused) == 1
-
-
-def test_what_a_fused_kernel_cannot_do_is_done_without(fused):
-    def run_on(sizes, dtype, masked=False):
-        *arrays, mask, _ = problem(*sizes)
-        attention(*(ops.cast(array, dtype) for array in arrays), mask if masked else None)
-
-    run_on((1, 8, 9, 2, 8, 8), "bfloat16", masked=True)
-    run_on((1, 8, 9, 2, 8, 8), "float32")
-    run_on((1, 8, 9, 2, 12, 12), "float16")
-    run_on((1, 8, 9, 2, 136, 136), "float16")
-    run_on((1, 8, 9, 2, 8, 16), "float16")
-    assert not fused
 
 
 BAD = {

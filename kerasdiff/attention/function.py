@@ -1,5 +1,8 @@
 """The public function: checks what it is given and picks the plain form or the loop over pieces."""
 
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import keras
 from keras import ops
 
@@ -8,6 +11,22 @@ from kerasdiff.backend import has_fused_attention
 
 SHORT = 4
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
+
+_LOOPS = ContextVar("loops", default=True)
+
+
+@contextmanager
+def without_loops():
+    """What is traced inside holds no loop: chunks of queries stand one after another.
+
+    For runtimes that know no loop, or none that fills an array piece by piece. Each chunk of
+    queries meets all keys at once, and lengths must be known.
+    """
+    before = _LOOPS.set(False)
+    try:
+        yield
+    finally:
+        _LOOPS.reset(before)
 
 
 def attention(
@@ -52,7 +71,7 @@ def attention(
     sizes = (query_chunk_size, key_chunk_size)
     if _is_short(query, key, sizes):
         return _plain(**given, scale=scale)
-    return chunked(given, scale, sizes)
+    return chunked(given, scale, sizes) if _LOOPS.get() else _in_rows(given, scale, sizes[0])
 
 
 def _is_fused(query, key, value):
@@ -81,6 +100,17 @@ def _plain(query, key, value, scale, mask=None):
     if mask is not None:
         output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0)
     return ops.transpose(output, (0, 2, 1, 3))  # (B, Tq, H, Dv)
+
+
+def _in_rows(given, scale, size):
+    """The plain form for `size` queries after another."""
+    parts = []
+    for begin in range(0, given["query"].shape[1], size):
+        part = given | {"query": given["query"][:, begin : begin + size]}
+        if "mask" in given and given["mask"].shape[2] != 1:
+            part["mask"] = given["mask"][:, :, begin : begin + size]
+        parts.append(_plain(**part, scale=scale))
+    return ops.concatenate(parts, axis=1)
 
 
 def check_chunk_sizes(**sizes):

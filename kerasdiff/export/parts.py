@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from kerasdiff.attention import without_loops
 from kerasdiff.checkpoints.files import CheckpointError, whole_folder
 from kerasdiff.export.converters import check_converter, convert
 from kerasdiff.export.pieces import cut
@@ -101,7 +102,7 @@ def export_parts(
     check_backend()
     check_size(img_height, img_width, models.config.autoencoder.factor)
     check_converter(format, weights)
-    with whole_folder(path) as beside:
+    with whole_folder(path) as beside, without_loops():
         tables, network = _tables(models.config.schedule, sampler, schedule, max_steps), {}
         for part in make_parts(models, img_height, img_width):
             try:

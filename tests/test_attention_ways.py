@@ -1,0 +1,72 @@
+"""Attention's other ways: a device's fused kernel, and graphs without loops."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from attention_oracle import naive_attention, problem
+from keras import ops
+
+from kerasdiff.attention import attention, function, without_loops
+
+
+@pytest.mark.parametrize("sizes", ((1, 64, 77, 3, 8, 8), (2, 31, 37, 2, 4, 5)), ids=str)
+@pytest.mark.parametrize("masked", (False, True))
+def test_without_loops_the_graph_has_none_and_gives_the_same(sizes, masked):
+    *arrays, mask, _ = problem(*sizes)
+    mask = mask if masked else None
+    tensors = [tf.constant(array) for array in arrays]
+
+    def trace():
+        run = tf.function(
+            lambda *given: attention(*given, mask, query_chunk_size=16, key_chunk_size=16),
+            autograph=False,
+        )
+        traced = run.get_concrete_function(*tensors)
+        return traced, any("While" in node.type for node in traced.graph.get_operations())
+
+    assert trace()[1]
+    with without_loops():
+        traced, loops = trace()
+    assert not loops
+    wanted = naive_attention(*arrays, mask)
+    np.testing.assert_allclose(traced(*tensors), wanted, atol=1e-5)
+    assert trace()[1]
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """A device with a fused kernel, whose place Keras' plain form takes; a list of its calls."""
+    calls, plain = [], ops.dot_product_attention
+
+    def kernel(*arrays, flash_attention, **options):
+        assert flash_attention is True  # or Keras might fall back to all scores at once
+        calls.append(arrays[0].shape)
+        exact = plain(*(ops.cast(array, "float64") for array in arrays), **options)
+        return ops.cast(exact, arrays[0].dtype)
+
+    monkeypatch.setattr(function, "has_fused_attention", lambda: True)
+    monkeypatch.setattr(function.ops, "dot_product_attention", kernel)
+    return calls
+
+
+@pytest.mark.parametrize("scale", (None, 0.3))
+def test_a_fused_kernel_is_handed_the_same_problem(fused, scale):
+    *arrays, _, _ = problem(2, 61, 77, 2, 40, 40)
+    arrays = [np.asarray(ops.cast(array, "bfloat16")) for array in arrays]
+    got = attention(*arrays, scale=scale)
+    wanted = naive_attention(*(array.astype("float64") for array in arrays), None, scale)
+    np.testing.assert_allclose(np.asarray(got, "float64"), wanted, atol=2e-2)
+    assert len(fused) == 1
+
+
+def test_what_a_fused_kernel_cannot_do_is_done_without(fused):
+    def run_on(sizes, dtype, masked=False):
+        *arrays, mask, _ = problem(*sizes)
+        attention(*(ops.cast(array, dtype) for array in arrays), mask if masked else None)
+
+    run_on((1, 8, 9, 2, 8, 8), "bfloat16", masked=True)
+    run_on((1, 8, 9, 2, 8, 8), "float32")
+    run_on((1, 8, 9, 2, 12, 12), "float16")
+    run_on((1, 8, 9, 2, 136, 136), "float16")
+    run_on((1, 8, 9, 2, 8, 16), "float16")
+    assert not fused
