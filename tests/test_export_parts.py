@@ -130,6 +130,23 @@ def test_a_large_network_goes_into_several_files(model, paint, tmp_path, monkeyp
     assert difference(picture, expected(model)).max() <= 2
 
 
+def test_large_parts_are_converted_in_a_process_of_their_own(model, paint, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "LARGE", model.diffusion_model.count_params() - 1)
+    folder = model.export(tmp_path / "parts", "litert", max_steps=3)
+    assert difference(painted(paint, folder, paint.Parts(folder)), expected(model)).max() <= 2
+
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(converters.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(ValueError, match="diffusion_model cannot .*: killed by signal 9: was mem"):
+        model.export(tmp_path / "again", "litert", max_steps=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+
+
+def test_a_converter_in_another_process_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="nowhere"):
+        converters.convert_apart("litert", tmp_path / "nowhere", tmp_path / "out", "float32")
+
+
 @pytest.mark.parametrize("family", ("sd1", "sdxl"))
 def test_pieces_take_from_earlier_ones_alone(family):
     network = DiffusionModel(TINY[family].diffusion_model)

@@ -1,6 +1,10 @@
 """One network as a file of another runtime: LiteRT, ONNX, OpenVINO or Core ML."""
 
+import os
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -33,37 +37,61 @@ def check_converter(format, weights):
         ) from error
 
 
-def convert(format, part, saved, target, weights):
-    """Writes a `Part`.
+def convert(format, saved, target, weights):
+    """Writes a network in another format.
 
     Args:
-        saved: the part as a SavedModel, with the signature "run".
+        saved: the network as a SavedModel, with the signature "run".
         target: the file to write, without its suffix.
         weights: one of `WEIGHTS[format]`.
+
+    Raises:
+        RuntimeError: the converter's own reason.
     """
-    _CONVERTERS[format](part, saved, target, weights)
+    _CONVERTERS[format](saved, target, weights)
 
 
-def _litert(part, saved, target, weights):
+def convert_apart(*arguments):
+    """`convert` in a process of its own: what converters keep goes with it, gigabytes a part.
+
+    Raises:
+        RuntimeError: the converter's own reason, or that it was killed.
+    """
+    code = f"import sys; from {__name__} import convert; convert(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode < 0:
+        raise RuntimeError(f"killed by signal {-done.returncode}: was memory short?")
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+
+
+def _litert(saved, target, weights):
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=["run"])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    target.with_suffix(".tflite").write_bytes(converter.convert())
+    Path(target).with_suffix(".tflite").write_bytes(converter.convert())
 
 
-def _onnx(part, saved, target, weights):
+def _onnx(saved, target, weights):
     import tf2onnx
 
-    def run(*given):
-        return part.function(**dict(zip(part.inputs, given, strict=True)))
+    function = _signature(saved)
+    specs = function.structured_input_signature[1]
 
-    specs = [tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()]
+    def run(*given):
+        return function(**dict(zip(specs, given, strict=True)))
+
     tf2onnx.convert.from_function(
-        tf.function(run), specs, opset=18, custom_op_handlers={"Erfc": (_onnx_erfc, [])},
-        output_path=str(target.with_suffix(".onnx")),
+        tf.function(run), list(specs.values()), opset=18,
+        custom_op_handlers={"Erfc": (_onnx_erfc, [])},
+        output_path=str(Path(target).with_suffix(".onnx")),
     )  # fmt: skip
 
 
@@ -78,14 +106,16 @@ def _onnx_erfc(graph, node, *_):
                            outputs=[output], shapes=[shape], dtypes=[dtype])  # fmt: skip
 
 
-def _openvino(part, saved, target, weights):
+def _openvino(saved, target, weights):
     import openvino
 
     model = openvino.convert_model(str(saved))
-    openvino.save_model(model, target.with_suffix(".xml"), compress_to_fp16=weights == "float16")
+    openvino.save_model(
+        model, Path(target).with_suffix(".xml"), compress_to_fp16=weights == "float16"
+    )
 
 
-def _coreml(part, saved, target, weights):
+def _coreml(saved, target, weights):
     import coremltools as ct
     from coremltools.converters.mil import Builder, register_tf_op
 
@@ -94,8 +124,7 @@ def _coreml(part, saved, target, weights):
         erf = Builder.erf(x=context[node.inputs[0]])
         context.add(node.name, Builder.sub(x=np.float32(1.0), y=erf, name=node.name))
 
-    module = tf.saved_model.load(str(saved))  # held: its function's variables die with it
-    function = module.signatures["run"]
+    function = _signature(saved)
     half = ct.transform.FP16ComputePrecision(lambda operation: not _needs_range(operation))
     model = ct.convert(
         [function], source="tensorflow", convert_to="mlprogram",
@@ -103,15 +132,22 @@ def _coreml(part, saved, target, weights):
         compute_precision=half if weights == "float16" else ct.precision.FLOAT32,
         inputs=[
             ct.TensorType(name, tuple(s.shape), dtype=s.dtype.as_numpy_dtype)
-            for name, s in part.inputs.items()
+            for name, s in function.structured_input_signature[1].items()
         ],
     )  # fmt: skip
     spec = model.get_spec()
     for name, tensor in zip(sorted(function.structured_outputs), function.outputs, strict=True):
         ct.utils.rename_feature(spec, tensor.op.name, name)
     ct.models.MLModel(spec, weights_dir=model.weights_dir).save(
-        str(target.with_suffix(".mlpackage"))
+        str(Path(target).with_suffix(".mlpackage"))
     )
+
+
+def _signature(saved):
+    module = tf.saved_model.load(str(saved))
+    function = module.signatures["run"]
+    function.module = module  # held: the function's variables die with it
+    return function
 
 
 def _needs_range(operation):

@@ -5,6 +5,7 @@ makes the caller's loop a weighted sum a row; see examples/litert.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from kerasdiff.attention import without_loops
 from kerasdiff.checkpoints.files import CheckpointError, whole_folder
-from kerasdiff.export.converters import check_converter, convert
+from kerasdiff.export.converters import check_converter, convert, convert_apart
 from kerasdiff.export.pieces import cut
 from kerasdiff.export.writing import check_backend, save_module, write_tokenizers
 from kerasdiff.options import check_size
@@ -23,6 +24,7 @@ from kerasdiff.samplers import COLUMNS, make_table
 
 # of one file: LiteRT and ONNX files end at 2 GB, and converters take some seven times a file
 MOST_WEIGHTS = 250_000_000
+LARGE = 50_000_000  # weights; parts with more are converted in processes of their own
 
 
 class Part(NamedTuple):
@@ -107,7 +109,9 @@ def export_parts(
         for part in make_parts(models, img_height, img_width):
             try:
                 _save(part, beside / "scratch")
-                convert(format, part, beside / "scratch", beside / part.name, weights)
+                large = sum(math.prod(v.shape) for v in part.variables) > LARGE
+                run = convert_apart if large else convert
+                run(format, beside / "scratch", beside / part.name, weights)
             except (RuntimeError, tf.errors.OpError) as error:
                 reason = getattr(error, "message", error)
                 raise CheckpointError(f"{path}: {part.name} cannot be written: {reason}") from error
