@@ -115,7 +115,7 @@ class OpenVino(Runtime):
 
         compiled = openvino.compile_model(self.folder / f"{name}.xml", "CPU")
         return lambda inputs: {
-            next(iter(key.names)): value for key, value in compiled(inputs).items()
+            name: value for key, value in compiled(inputs).items() for name in key.names
         }
 
 
@@ -141,7 +141,9 @@ def child(task, source, folder, name, steps):
     """One measurement, printed as JSON."""
     given = Path(folder), name, int(steps)
     facts = export(source, *given) if task == "export" else run(*given)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Converters may run in processes of their own, beside this one.
+    peak = sum(resource.getrusage(who).ru_maxrss for who in
+               (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
     print(json.dumps(facts | {"peak": peak * 1024 / 1e9}))
 
 

@@ -225,7 +225,7 @@ def test_wrong_options_are_named_and_leave_nothing(model, tmp_path, options, mes
 @pytest.mark.parametrize("format", ("litert", "onnx", "openvino", "coreml"))
 def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch, format):
     pytest.importorskip(converters.PACKAGES[format])
-    write = converters._CONVERTERS[format]
+    write = converters._CONVERTERS.get(format, parts.write_onnx)
 
     def write_on_a_full_disk(*given):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -236,6 +236,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path, monkeypatch, f
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setitem(converters._CONVERTERS, format, write_on_a_full_disk)
+    monkeypatch.setattr(parts, "write_onnx", write_on_a_full_disk)
     with pytest.raises(ValueError, match="parts: .*cannot be written: "):
         model.export(tmp_path / "parts", format, max_steps=1)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""One network as a file of another runtime: LiteRT, ONNX, OpenVINO or Core ML."""
+"""One network as a file of another runtime, from a SavedModel: LiteRT, OpenVINO or Core ML."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def check_converter(format, weights):
 
 
 def convert(format, saved, target, weights):
-    """Writes a network in another format.
+    """Writes a network in another format than ONNX.
 
     Args:
         saved: the network as a SavedModel, with the signature "run".
@@ -79,33 +79,6 @@ def _litert(saved, target, weights):
     Path(target).with_suffix(".tflite").write_bytes(converter.convert())
 
 
-def _onnx(saved, target, weights):
-    import tf2onnx
-
-    function = _signature(saved)
-    specs = function.structured_input_signature[1]
-
-    def run(*given):
-        return function(**dict(zip(specs, given, strict=True)))
-
-    tf2onnx.convert.from_function(
-        tf.function(run), list(specs.values()), opset=18,
-        custom_op_handlers={"Erfc": (_onnx_erfc, [])},
-        output_path=str(Path(target).with_suffix(".onnx")),
-    )  # fmt: skip
-
-
-def _onnx_erfc(graph, node, *_):
-    """ONNX has erf alone: erfc = 1 - erf."""
-    (given,), (output,) = node.input, node.output
-    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
-    graph.remove_node(node.name)
-    one = graph.make_const(f"{node.name}_one", np.float32(1.0))
-    erf = graph.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
-    return graph.make_node("Sub", [one.output[0], erf.output[0]], name=node.name,
-                           outputs=[output], shapes=[shape], dtypes=[dtype])  # fmt: skip
-
-
 def _openvino(saved, target, weights):
     import openvino
 
@@ -124,7 +97,8 @@ def _coreml(saved, target, weights):
         erf = Builder.erf(x=context[node.inputs[0]])
         context.add(node.name, Builder.sub(x=np.float32(1.0), y=erf, name=node.name))
 
-    function = _signature(saved)
+    module = tf.saved_model.load(str(saved))  # held: its function's variables die with it
+    function = module.signatures["run"]
     half = ct.transform.FP16ComputePrecision(lambda operation: not _needs_range(operation))
     model = ct.convert(
         [function], source="tensorflow", convert_to="mlprogram",
@@ -143,13 +117,6 @@ def _coreml(saved, target, weights):
     )
 
 
-def _signature(saved):
-    module = tf.saved_model.load(str(saved))
-    function = module.signatures["run"]
-    function.module = module  # held: the function's variables die with it
-    return function
-
-
 def _needs_range(operation):
     """Whether half precision is too coarse: a timestep's angles, statistics of norms, softmax."""
     children = [child for output in operation.outputs for child in output.child_ops]
@@ -157,4 +124,4 @@ def _needs_range(operation):
     return bool(kinds) or operation.op_type in {"square", "reduce_mean", "rsqrt", "softmax"}
 
 
-_CONVERTERS = {"litert": _litert, "onnx": _onnx, "openvino": _openvino, "coreml": _coreml}
+_CONVERTERS = {"litert": _litert, "openvino": _openvino, "coreml": _coreml}

@@ -17,6 +17,7 @@ import tensorflow as tf
 from kerasdiff.attention import without_loops
 from kerasdiff.checkpoints.files import CheckpointError, whole_folder
 from kerasdiff.export.converters import check_converter, convert, convert_apart
+from kerasdiff.export.onnx_file import write_onnx
 from kerasdiff.export.pieces import cut
 from kerasdiff.export.writing import check_backend, save_module, write_tokenizers
 from kerasdiff.options import check_size
@@ -108,14 +109,10 @@ def export_parts(
         tables, network = _tables(models.config.schedule, sampler, schedule, max_steps), {}
         for part in make_parts(models, img_height, img_width):
             try:
-                _save(part, beside / "scratch")
-                large = sum(math.prod(v.shape) for v in part.variables) > LARGE
-                run = convert_apart if large else convert
-                run(format, beside / "scratch", beside / part.name, weights)
+                _write(part, format, beside, weights)
             except (RuntimeError, tf.errors.OpError) as error:
                 reason = getattr(error, "message", error)
                 raise CheckpointError(f"{path}: {part.name} cannot be written: {reason}") from error
-            shutil.rmtree(beside / "scratch")
             if part.name.startswith("diffusion_model"):
                 network[part.name] = list(part.inputs)
         facts = {"columns": COLUMNS, "tokens": write_tokenizers(models, beside), "steps": tables}
@@ -125,6 +122,17 @@ def export_parts(
         facts["latents"] = channels, img_height // factor, img_width // factor
         (beside / "sampler.json").write_text(json.dumps(facts))
     return Path(path)
+
+
+def _write(part, format, folder, weights):
+    if format == "onnx":
+        write_onnx(part, folder / part.name)
+        return
+    _save(part, folder / "scratch")
+    large = sum(math.prod(v.shape) for v in part.variables) > LARGE
+    run = convert_apart if large else convert
+    run(format, folder / "scratch", folder / part.name, weights)
+    shutil.rmtree(folder / "scratch")
 
 
 def _tables(config, sampler, schedule, max_steps):
@@ -142,7 +150,7 @@ def _tables(config, sampler, schedule, max_steps):
 
 
 def _save(part, folder):
-    """A part as a SavedModel, whence every runtime converts."""
+    """A part as a SavedModel, whence most runtimes convert."""
     module = tf.Module()
     module.weights = [variable.value for variable in part.variables]
     inputs = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()}
