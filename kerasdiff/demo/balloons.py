@@ -59,7 +59,10 @@ def paint(colour, time, rng, size=128):
 
 
 def is_right(picture, colour, time):
-    """Whether a picture, uint8 (128, 128, 3), shows one round balloon of a colour, high up."""
+    """Whether a picture, uint8 (128, 128, 3), shows one round balloon of a colour, in its sky."""
+    sky = LIGHTS[time].sky[0][1]
+    if np.linalg.norm(np.float32(picture[:4]).mean((0, 1)) - np.float32(sky)) > NEAR:
+        return False
     ambient = np.float32(LIGHTS[time].ambient)
     shades = np.float32([COLOURS[colour]]) * ambient * np.float32([[0.85], [1.0], [1.13]])
     distances = np.linalg.norm(np.float32(picture)[:, :, None] - shades, axis=-1).min(-1)
