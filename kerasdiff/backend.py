@@ -240,7 +240,8 @@ def _compile_with_jax(program):
     variables = program._variables
 
     def pure(weights, *inputs):
-        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+        values = list(zip(variables, weights, strict=True))
+        with keras.StatelessScope(values, initialize_variables=False):
             return program.trace(*inputs)
 
     compiled = jax.jit(pure) if program.jit_compile else pure

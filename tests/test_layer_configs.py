@@ -21,6 +21,7 @@ from kerasdiff.layers import (
     tensor_name,
     to_torch_axes,
     uninitialized,
+    without_memory,
 )
 
 MAP, VECTOR, TEXT = (2, 4, 6, 8), (2, 5), (2, 3, 7)
@@ -131,3 +132,15 @@ def test_variables_start_at_random_except_where_loading_follows():
     with pytest.raises(RuntimeError), uninitialized():
         raise RuntimeError
     assert all(total())
+
+
+def test_variables_without_memory_never_take_any():
+    def build():
+        layer = Dense(4)
+        layer.build((1, 3))
+        return layer
+
+    layer = without_memory(build)
+    with keras.StatelessScope():  # at its end Keras fills what it has not filled yet
+        pass
+    assert [(tuple(v.shape), v._value) for v in layer.variables] == [((3, 4), None), ((4,), None)]

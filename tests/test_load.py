@@ -2,7 +2,6 @@
 
 import weakref
 
-import keras
 import numpy as np
 import pytest
 from layouts import layout
@@ -14,7 +13,7 @@ from kerasdiff.configs import CLIP_L, OPENCLIP_BIGG, OPENCLIP_H, SD1, SD1_INPAIN
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
-from kerasdiff.layers import tensor_name, uninitialized
+from kerasdiff.layers import tensor_name, uninitialized, without_memory
 from kerasdiff.text_encoder import TextEncoder
 
 VAE = TINY["sd1"].autoencoder
@@ -46,9 +45,8 @@ FULL = {
 
 def variables(kind, config):
     """Names and shapes of a full-size model, for whose variables no memory is taken."""
-    with keras.StatelessScope(initialize_variables=False):
-        model = kind(config)
-        return {tensor_name(v): torch_shape(v) for v in model.variables}
+    model = without_memory(lambda: kind(config))
+    return {tensor_name(v): torch_shape(v) for v in model.variables}
 
 
 @pytest.mark.parametrize("name", FULL)

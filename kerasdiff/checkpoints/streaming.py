@@ -7,7 +7,7 @@ from keras import ops
 from kerasdiff.block_plan import unet_blocks
 from kerasdiff.checkpoints.load import MismatchError, compare, torch_shape
 from kerasdiff.diffusion_model import DiffusionModel, Walk
-from kerasdiff.layers import tensor_name, to_torch_axes
+from kerasdiff.layers import tensor_name, to_torch_axes, without_memory
 
 
 class StreamedDiffusionModel:
@@ -26,9 +26,7 @@ class StreamedDiffusionModel:
 
     def __init__(self, config, tensors, dtype=None):
         self.config, self.tensors = config, tensors
-        # Variables made here have a name and a shape, and no memory.
-        with keras.StatelessScope(initialize_variables=False):
-            self.model = DiffusionModel(config, dtype=dtype)
+        self.model = without_memory(lambda: DiffusionModel(config, dtype=dtype))
         shapes = {tensor_name(v): torch_shape(v) for v in self.model.variables}
         report = compare(tensors.shapes, shapes)
         if report.fault:

@@ -27,7 +27,8 @@ def write_onnx(part, target):
 
     def run(*given):
         inputs, weights = given[: len(part.inputs)], given[len(part.inputs) :]
-        with keras.StatelessScope(state_mapping=list(zip(part.variables, weights, strict=True))):
+        values = list(zip(part.variables, weights, strict=True))
+        with keras.StatelessScope(values, initialize_variables=False):
             return part.function(**dict(zip(part.inputs, inputs, strict=True)))
 
     specs = [tf.TensorSpec(s.shape, s.dtype, name) for name, s in part.inputs.items()]

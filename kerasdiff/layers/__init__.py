@@ -11,7 +11,13 @@ from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, TimeEmbeddi
 from kerasdiff.layers.int8 import quantize
 from kerasdiff.layers.network import Network, to_policy
 from kerasdiff.layers.transformers import Attention, FeedForward, SpatialTransformer
-from kerasdiff.layers.variables import initializer, tensor_name, to_torch_axes, uninitialized
+from kerasdiff.layers.variables import (
+    initializer,
+    tensor_name,
+    to_torch_axes,
+    uninitialized,
+    without_memory,
+)
 
 __all__ = [
     "Attention",
@@ -36,4 +42,5 @@ __all__ = [
     "to_policy",
     "to_torch_axes",
     "uninitialized",
+    "without_memory",
 ]

@@ -3,6 +3,8 @@
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import keras
+
 _LEAVES = {
     "kernel": "weight",
     "gamma": "weight",
@@ -53,6 +55,16 @@ def uninitialized():
         yield
     finally:
         _initialized.reset(token)
+
+
+def without_memory(build):
+    """What `build()` makes: a model whose variables have names and shapes, and no memory."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = build()
+    for variable in model.variables:
+        # Keras remembers it, and would fill it at the end of any later scope, of anybody's.
+        variable._deferred_initialize = lambda: None
+    return model
 
 
 def initializer(name):
