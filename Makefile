@@ -4,13 +4,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo weights test parity meaning docs notebooks lint bench clean
+.PHONY: demo weights test runtimes parity meaning docs notebooks lint bench clean
 
 demo: $(VENV)/.installed            ## twelve prompts in, demo.png out
 	$(BIN)/kerasdiff demo -o demo.png
 
 test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
+
+runtimes: $(VENV)/.installed-test   ## backends, exports, devices and processes beside each other
+	$(BIN)/python -m pytest tests/runtimes -n 2 --dist loadfile
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
 	$(BIN)/python -m pytest tests/parity

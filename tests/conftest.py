@@ -5,3 +5,15 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("KERASDIFF_KEEP_PROGRAMS", "0")  # a test leaves nothing in the home folder
+
+import pytest  # noqa: E402, after what frameworks read at their import
+
+
+@pytest.fixture
+def uncompiled():
+    """Functions run operation by operation: for pictures of few steps that is quicker."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

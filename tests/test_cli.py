@@ -12,6 +12,8 @@ import kerasdiff
 from kerasdiff.checkpoints.presets import presets
 from kerasdiff.cli import main
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

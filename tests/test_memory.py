@@ -13,6 +13,7 @@ from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
 from kerasdiff.checkpoints.tensors import Tensors
 from kerasdiff.configs import TINY
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
 folder = pytest.fixture(tiny_checkpoint, scope="module")
 model = pytest.fixture(tiny_model, scope="module")
 PHOTO = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")

@@ -1,11 +1,6 @@
-"""The orchestrator: batches, seeds, backends, precision and replaced parts."""
+"""The orchestrator: batches, seeds, precision and replaced parts."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +11,12 @@ from kerasdiff.conditioning import Conditioning
 from kerasdiff.configs import TINY
 from kerasdiff.decoder import Decoder
 
-HERE = Path(__file__).parent
 folder = pytest.fixture(tiny_checkpoint, scope="module")
 model = pytest.fixture(tiny_model, scope="module")
 
 
 @pytest.fixture
-def fresh(folder):
+def fresh(folder, uncompiled):
     return StableDiffusion.from_preset(folder, jit_compile=False)
 
 
@@ -113,7 +107,7 @@ def test_a_bar_is_shown_on_request_only(model, capfd):
     assert "3/3" in capfd.readouterr().err
 
 
-def test_image_to_image_keeps_the_pictures_own_size(model):
+def test_image_to_image_keeps_the_pictures_own_size(model, uncompiled):
     photo = np.random.default_rng(0).integers(0, 255, (40, 24, 3), dtype="uint8")
     assert model.image_to_image("a house", photo, 0.5, **FEW).shape == (1, 40, 24, 3)
     sized = {**FEW, "img_height": 16, "img_width": 32}
@@ -145,44 +139,13 @@ def test_a_replaced_part_is_used(fresh):
     assert np.abs(before.astype(int) - fresh.text_to_image("a red house", **FEW)).max() > 5
 
 
-def test_zero_embeddings_are_sdxls_default_negative():
+def test_zero_embeddings_are_sdxls_default_negative(uncompiled):
     model = StableDiffusion(checkpoint=TINY["sdxl"], jit_compile=False)
     encoded = model.encode_text("a red house")
     assert encoded.context.shape == (1, 77, 64) and encoded.pooled.shape == (1, 32)
     default = model.generate_image(encoded, **FEW)
     zeros = Conditioning(np.zeros_like(encoded.context), np.zeros_like(encoded.pooled))
     np.testing.assert_array_equal(model.generate_image(encoded, zeros, **FEW), default)
-
-
-def backend_picture(folder, tmp_path, backend, jit_compile, dtype="float32"):
-    out = tmp_path / f"{backend}-{jit_compile}-{dtype}.npz"
-    done = subprocess.run(
-        [sys.executable, HERE / "backend_picture.py", out, folder, str(jit_compile), dtype],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(out))
-
-
-def test_backends_xla_and_bfloat16_agree(folder, tmp_path):
-    """Each run also assigns a variable: another picture, and nothing traced again."""
-    reference = backend_picture(folder, tmp_path, "tensorflow", True)
-    others = [("tensorflow", False)]
-    if importlib.util.find_spec("jax"):
-        others.append(("jax", True))
-    for backend, jit_compile in others:
-        got = backend_picture(folder, tmp_path, backend, jit_compile)
-        scale = np.abs(reference["latents"]).max()
-        assert np.abs(got["latents"] - reference["latents"]).max() / scale < 1e-4
-        assert np.abs(got["pixels"].astype(int) - reference["pixels"]).max() <= 1
-    half = backend_picture(folder, tmp_path, "tensorflow", False, "bfloat16")
-    difference = np.abs(half["pixels"].astype(int) - reference["pixels"])
-    assert 0 < difference.mean() < BFLOAT16_MEAN
-
-
-BFLOAT16_MEAN = 4.0  # of 255: what rounding to 8 bits costs this wild network over three steps
 
 
 def test_a_picture_that_is_not_finite_is_an_error_not_black(fresh):
@@ -202,13 +165,13 @@ def test_an_overflow_in_low_precision_is_decoded_again_in_float32(fresh):
     assert fresh.decoder.compute_dtype == "float32"
 
 
-def test_float16_decodes_in_float32(folder):
+def test_float16_decodes_in_float32(folder, uncompiled):
     half = StableDiffusion.from_preset(folder, dtype="float16", jit_compile=False)
     assert half.diffusion_model.compute_dtype == "float16"
     assert half.decoder.compute_dtype == half.image_encoder.compute_dtype == "float32"
 
 
-def test_untrained_networks_need_no_files():
+def test_untrained_networks_need_no_files(uncompiled):
     model = StableDiffusion(checkpoint=TINY["sd2"], jit_compile=False)
     assert model.config.schedule.prediction_type == "v_prediction"
     assert model.text_to_image("a red house", **FEW).shape == (1, 32, 32, 3)
@@ -216,7 +179,7 @@ def test_untrained_networks_need_no_files():
         StableDiffusion(checkpoint=TINY["sd2"], vae="somewhere")
 
 
-def test_a_distilled_network_is_asked_once_and_told_the_guidance_scale():
+def test_a_distilled_network_is_asked_once_and_told_the_guidance_scale(uncompiled):
     network = replace(TINY["sd1"].diffusion_model, time_cond_dim=32)
     config = replace(TINY["sd1"], diffusion_model=network)
     model = StableDiffusion(checkpoint=config, jit_compile=False)

@@ -1,6 +1,7 @@
 """Matrices, convolutions and normalisation."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from kerasdiff.layers.int8 import KernelLayer
@@ -125,7 +126,8 @@ class GroupNorm(keras.layers.Layer):
         """Each group's mean in the place of each of its channels: (B, HW, C) to (B, 1, C)."""
         channels, size = rows.shape[-1], rows.shape[-1] // self.groups
         means = ops.reshape(ops.mean(rows, axis=1), (-1, self.groups, size))  # (B, G, C / G)
-        means = ops.repeat(ops.mean(means, axis=-1, keepdims=True), size, axis=-1)
+        # Times ones is `repeat` by one operation, not a dozen: there are 61 norms in SD 1.5.
+        means = ops.mean(means, axis=-1, keepdims=True) * np.ones(size, "float32")
         return ops.reshape(means, (-1, 1, channels))
 
     def compute_output_shape(self, x_shape):

@@ -13,7 +13,7 @@ import pytest
 def variants(tmp_path_factory):
     """Three steps on both backends, compiled and not, with and without recomputation."""
     folder, results = tmp_path_factory.mktemp("steps"), {}
-    script = Path(__file__).with_name("training_steps.py")
+    script = Path(__file__).parents[1] / "training_steps.py"
     for backend, names in (
         ("tensorflow", ["plain", "jit+remat"]),
         ("jax", ["jit+remat"]),

@@ -14,7 +14,7 @@ from PIL import Image
 from kerasdiff import StableDiffusion
 from kerasdiff.configs import TINY
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "saved_model_cc"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "saved_model_cc"
 PROMPT = "A red house, and the lighthouse's 25 windows!"
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")

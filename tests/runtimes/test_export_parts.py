@@ -21,7 +21,7 @@ from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.export import converters, parts
 from kerasdiff.export.pieces import cut
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "litert" / "paint.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "litert" / "paint.py"
 PROMPT = "a red house, and the lighthouse's 25 windows"
 
 
@@ -116,7 +116,7 @@ def test_other_runtimes_paint_the_picture(
     assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
 
 
-@pytest.mark.parametrize("count", (2, 3, 7))
+@pytest.mark.parametrize("count", (2, 7))
 def test_a_large_network_goes_into_several_files(model, paint, tmp_path, monkeypatch, count):
     pytest.importorskip("onnxruntime")
     most = model.diffusion_model.count_params() // count + 1

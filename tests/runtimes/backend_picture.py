@@ -1,4 +1,4 @@
-"""Makes one small picture on whatever backend is set: python tests/backend_picture.py OUT FOLDER.
+"""Makes one small picture on whatever backend is set: python backend_picture.py OUT FOLDER.
 
 Also assigns one variable and says whether the picture changed without another trace.
 """

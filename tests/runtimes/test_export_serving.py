@@ -11,7 +11,7 @@ from drawn_checkpoint import write_checkpoint
 from kerasdiff import StableDiffusion
 from kerasdiff.configs import TINY
 
-PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
+PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
 def test_the_pages_request_gives_pythons_picture(tmp_path, monkeypatch):

@@ -1,0 +1,44 @@
+"""Backends, compiled or not, make one picture; bfloat16 one near it."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stable_diffusion_cases import tiny_checkpoint
+
+PROGRAM = Path(__file__).with_name("backend_picture.py")
+BFLOAT16_MEAN = 4.0  # of 255: what rounding to 8 bits costs this wild network over three steps
+
+folder = pytest.fixture(tiny_checkpoint, scope="module")
+
+
+def backend_picture(folder, tmp_path, backend, jit_compile, dtype="float32"):
+    out = tmp_path / f"{backend}-{jit_compile}-{dtype}.npz"
+    done = subprocess.run(
+        [sys.executable, PROGRAM, out, folder, str(jit_compile), dtype],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(np.load(out))
+
+
+def test_backends_xla_and_bfloat16_agree(folder, tmp_path):
+    """Each run also assigns a variable: another picture, and nothing traced again."""
+    reference = backend_picture(folder, tmp_path, "tensorflow", True)
+    others = [("tensorflow", False)]
+    if importlib.util.find_spec("jax"):
+        others.append(("jax", True))
+    for backend, jit_compile in others:
+        got = backend_picture(folder, tmp_path, backend, jit_compile)
+        scale = np.abs(reference["latents"]).max()
+        assert np.abs(got["latents"] - reference["latents"]).max() / scale < 1e-4
+        assert np.abs(got["pixels"].astype(int) - reference["pixels"]).max() <= 1
+    half = backend_picture(folder, tmp_path, "tensorflow", False, "bfloat16")
+    difference = np.abs(half["pixels"].astype(int) - reference["pixels"])
+    assert 0 < difference.mean() < BFLOAT16_MEAN
