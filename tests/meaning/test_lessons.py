@@ -14,7 +14,7 @@ from kerasdiff.demo.data import DemoScenes
 from kerasdiff.demo.exam import examine
 from kerasdiff.demo.judge import judge, table
 from kerasdiff.demo.painting import paint
-from kerasdiff.demo.recipe import muon
+from kerasdiff.demo.recipe import PURE_NOISE, SHIFT
 from kerasdiff.demo.scenes import Boat, House, Shapes, Thing
 from kerasdiff.demo.words import COLOURS
 from kerasdiff.stable_diffusion import StableDiffusion
@@ -93,13 +93,19 @@ def test_fine_tuning_teaches_a_kind_of_scene_and_keeps_the_old_ones(model, tmp_p
     before, (old, _, _) = balloons_right(model), examine(model, 100)
     parts = [
         Moments(cache_moments(source, model.image_encoder, tmp_path / name))
-        for name, source in (("new", Balloons(300, seed=1)), ("old", DemoScenes(300, seed=77)))
+        for name, source in (("new", Balloons(300, seed=1)), ("old", DemoScenes(600, seed=77)))
     ]
+    model.text_encoder.trainable = False  # trained, it forgot which is the left one
     trainer = DiffusionTrainer(model.config, model.diffusion_model, model.text_encoder)
-    optimizer = muon(Rate(0.002, 20, 130, 50, 0.05), use_ema=True, ema_momentum=0.98)
+    # Adam goes gently where Muon, whose steps are of one length, forgets.
+    optimizer = keras.optimizers.Adam(
+        Rate(5e-4, 20, 80, 60, 0.05), use_ema=True, ema_momentum=0.97, global_clipnorm=1.0
+    )
     trainer.compile(optimizer=optimizer, jit_compile=False)
-    draw = DiffusionDraw([model.tokenizer], model.config, moments=True)
-    trainer.fit(Batches(Several(*parts), 24, draw), steps_per_epoch=200, shuffle=False, verbose=0)
+    draw = DiffusionDraw(
+        [model.tokenizer], model.config, moments=True, shift=SHIFT, pure_noise=PURE_NOISE
+    )
+    trainer.fit(Batches(Several(*parts), 24, draw), steps_per_epoch=160, shuffle=False, verbose=0)
     with averaged(trainer):
         after, (kept, _, _) = balloons_right(model), examine(model, 100)
     print(f"balloons: before {before:.0%}, after {after:.0%}", table(old), table(kept), sep="\n")
