@@ -1,16 +1,12 @@
 """A training run that is cut goes on as it was; what is wrong is named, on the command line too."""
 
 import errno
-import json
-import signal
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training_cases import run_eagerly, settings, table, tensors, trained
+from training_cases import run_eagerly, settings, table, trained, write_toml
 
 from kerasdiff import files
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
@@ -26,45 +22,7 @@ from kerasdiff.training.runs.settings import make_settings
 eager = pytest.fixture(run_eagerly)
 
 
-def write_toml(path, content):
-    """A table of tables as TOML."""
-    lines, sections = [], {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            sections[key] = value
-        else:
-            lines.append(f"{key} = {json.dumps(value)}")
-    for name, section in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
 # Cut and resumed
-
-
-def test_a_run_killed_and_resumed_is_the_same_run(tmp_path):
-    def start(name, *die):
-        content = table(tmp_path, output=str(tmp_path / name), optimizer__accumulate=2)
-        path = write_toml(tmp_path / f"{name}.toml", content)
-        script = Path(__file__).with_name("training_run.py")
-        command = [sys.executable, str(script), str(path), *die]
-        return subprocess.run(command, capture_output=True, text=True).returncode
-
-    assert start("whole") == 0
-    assert start("cut", "9") == -signal.SIGKILL  # in the middle of step 5
-    assert latest(tmp_path / "cut-training")[1] == 8 and not (tmp_path / "cut").exists()
-    assert start("cut") == 0
-    whole, cut = open_checkpoint(tmp_path / "whole"), open_checkpoint(tmp_path / "cut")
-    for part in ("unet", "text_encoder"):
-        for name, tensor in tensors(whole.parts[part]).items():
-            np.testing.assert_allclose(cut.parts[part][name], tensor, atol=1e-6, err_msg=name)
-    states = [
-        read_safetensors(latest(tmp_path / f"{name}-training")[0]) for name in ("whole", "cut")
-    ]
-    assert states[0].keys() == states[1].keys()
-    for name in states[0]:
-        np.testing.assert_allclose(states[1][name], states[0][name], atol=1e-6, err_msg=name)
 
 
 def test_other_settings_or_pictures_on_an_old_folder_are_named(tmp_path, eager):

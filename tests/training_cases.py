@@ -1,5 +1,6 @@
 """The smallest networks, pictures and settings that a training run can have."""
 
+import json
 import tomllib
 from dataclasses import replace
 
@@ -154,3 +155,17 @@ def autoencoder_batch(count=2, side=8, seed=0):
         "pictures": rng.uniform(-1, 1, (count, side, side, 3)).astype("float32"),
         "noise": rng.standard_normal((count, side // factor, side // factor, channels), "float32"),
     }
+
+
+def write_toml(path, content):
+    """A table of tables as TOML."""
+    lines, sections = [], {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            sections[key] = value
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    for name, section in sections.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
+    path.write_text("\n".join(lines) + "\n")
+    return path

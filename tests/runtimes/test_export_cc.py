@@ -8,11 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_checkpoint import write_checkpoint
 from PIL import Image
-
-from kerasdiff import StableDiffusion
-from kerasdiff.configs import TINY
+from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "saved_model_cc"
 PROMPT = "A red house, and the lighthouse's 25 windows!"
@@ -38,11 +35,8 @@ def paint(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    write_checkpoint(folder, TINY["sd1"])
-    return StableDiffusion.from_preset(folder, jit_compile=False)
+folder = pytest.fixture(tiny_checkpoint, scope="module")
+model = pytest.fixture(tiny_model, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from drawn_checkpoint import write_checkpoint
 from PIL import Image
+from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
-from kerasdiff import StableDiffusion
 from kerasdiff.attention import function
 from kerasdiff.block_plan import unet_blocks
 from kerasdiff.cli import main
@@ -25,11 +25,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "litert" / "paint.py"
 PROMPT = "a red house, and the lighthouse's 25 windows"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    write_checkpoint(folder, TINY["sd1"])
-    return StableDiffusion.from_preset(folder, jit_compile=False)
+folder = pytest.fixture(tiny_checkpoint, scope="module")
+model = pytest.fixture(tiny_model, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +113,7 @@ def test_other_runtimes_paint_the_picture(
     assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
 
 
-@pytest.mark.parametrize("count", (2, 7))
+@pytest.mark.parametrize("count", (2, 3, 7))
 def test_a_large_network_goes_into_several_files(model, paint, tmp_path, monkeypatch, count):
     pytest.importorskip("onnxruntime")
     most = model.diffusion_model.count_params() // count + 1

@@ -1,6 +1,6 @@
-"""Runs a training from a TOML file; dies after some steps: python tests/training_run.py TOML [N].
+"""Runs a training from a TOML file; dies after some steps: python training_run.py TOML [N].
 
-It dies as from `kill -9`, without a chance to write anything. Its steps are not compiled.
+It dies as from `kill -9`, without a chance to write anything.
 """
 
 import os
@@ -8,8 +8,6 @@ import signal
 import sys
 
 import keras
-import pytest
-from training_cases import run_eagerly
 
 from kerasdiff.training.runs import run
 from kerasdiff.training.runs.settings import read_settings
@@ -29,7 +27,6 @@ class Die(keras.callbacks.Callback):
 
 def main():
     path, *batches = sys.argv[1:]
-    run_eagerly(pytest.MonkeyPatch())
     if batches:
         samples = run._samples
         run._samples = lambda *given: [*samples(*given), Die(int(batches[0]))]
