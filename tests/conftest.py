@@ -17,3 +17,18 @@ def uncompiled():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def single(tmp_path):
+    """Writes a family's tiny checkpoint as a single file."""
+    from checkpoint_cases import TINY, parts_of
+
+    from kerasdiff.checkpoints.save import save_file
+
+    def save(family="sd1", dtype=None):
+        path = tmp_path / f"{family}.safetensors"
+        save_file(path, TINY[family], parts_of(family), dtype)
+        return path
+
+    return save
