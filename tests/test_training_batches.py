@@ -168,17 +168,3 @@ def test_pictures_of_an_autoencoder_can_be_parts():
     for corner, part in zip(corners, parts["pictures"], strict=True):
         places = np.argwhere(picture[:9, :9, 0] == corner)
         assert any(np.array_equal(picture[y : y + 8, x : x + 8], part) for y, x in places)
-
-
-def test_latents_are_kept_in_boxes_for_the_share_that_is_mixed():
-    assert "kept" not in rows(2, AutoencoderDraw(CONFIG.autoencoder))
-    kept = rows(400, AutoencoderDraw(CONFIG.autoencoder, mixed=0.5))["kept"]
-    assert kept.shape == (400, 8, 8) and kept.dtype == bool
-    # A box may be the whole picture: one of 5 heights is, one of 5 widths.
-    assert abs(1.0 - kept.all((1, 2)).mean() - 0.5 * (1.0 - 1.0 / 25.0)) < 0.08
-    for box in kept:
-        ys, xs = np.nonzero(box)
-        assert len(ys) == (np.ptp(ys) + 1) * (np.ptp(xs) + 1) and min(np.ptp(ys), np.ptp(xs)) >= 3
-    assert not kept.all(0).all()
-    with pytest.raises(ValueError, match="`mixed` must be from 0 to 1, not 2"):
-        AutoencoderDraw(CONFIG.autoencoder, mixed=2)

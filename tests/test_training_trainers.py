@@ -167,26 +167,6 @@ def test_the_autoencoders_losses_are_their_definitions():
     assert float(trainer(batch)) == pytest.approx(total, rel=2e-5)
 
 
-def test_mixed_latents_are_painted_as_mixed_pictures():
-    _, _, encoder, decoder = networks()
-    trainer = AutoencoderTrainer(encoder, decoder)
-    batch, f = autoencoder_batch(), CONFIG.autoencoder.factor
-    assert float(trainer(batch | {"kept": np.ones(batch["noise"].shape[:3], bool)})) == float(
-        trainer(batch)
-    )
-    kept = np.random.default_rng(0).random(batch["noise"].shape[:3]) < 0.5
-    large = kept.repeat(f, axis=1).repeat(f, axis=2)
-    mean, log_variance = np.split(np.asarray(encoder.moments(batch["pictures"])), 2, -1)
-    latents = (
-        mean + np.exp(0.5 * log_variance) * batch["noise"]
-    ) * CONFIG.autoencoder.scaling_factor
-    both = [np.where(mask[..., None], ones, np.roll(ones, 1, axis=0))
-            for mask, ones in ((kept, latents), (large, batch["pictures"]))]  # fmt: skip
-    error = np.asarray(decoder(both[0])) - both[1]
-    losses = trainer.losses_of(batch | {"kept": kept})
-    assert float(losses["l1"]) == pytest.approx(np.abs(error).mean(), rel=2e-5)
-
-
 def test_one_adversarial_loss_gives_the_gradients_of_two():
     ratio, batch = 0.3, autoencoder_batch(side=16)
     _, _, encoder, decoder = networks()

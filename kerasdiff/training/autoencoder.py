@@ -14,11 +14,9 @@ from kerasdiff.training.trainer import Trainer
 class AutoencoderTrainer(Trainer):
     """Trains an image encoder and a decoder together with `compile` and `fit`.
 
-    A batch is a dict: `pictures` (B, H, W, 3), uint8 or floats in [-1, 1]; `noise`
-    (B, H/f, W/f, C), standard normal, for the sample from the posterior; where latents are mixed
-    also `kept` (B, H/f, W/f), false where those of the row before are painted. The loss is a
-    weighted sum of means: over pixels for reconstruction and gradients, over latents for the
-    divergence.
+    A batch is a dict: `pictures` (B, H, W, 3), uint8 or floats in [-1, 1], and `noise`
+    (B, H/f, W/f, C), standard normal, for the sample from the posterior. The loss is a weighted sum
+    of means: over pixels for reconstruction and gradients, over latents for the divergence.
 
     Args:
         image_encoder, decoder: models of the same `AutoencoderConfig`.
@@ -65,8 +63,6 @@ class AutoencoderTrainer(Trainer):
         config = self.decoder.config
         sample = mean + ops.exp(0.5 * log_variance) * batch["noise"]
         latents = (sample - config.shift_factor) * config.scaling_factor
-        if "kept" in batch:
-            latents, pictures = mixed(batch["kept"], latents, pictures, config.factor)
         painted = ops.cast(self.decoder(latents), "float32")
         error = painted - pictures
         losses = {
@@ -122,14 +118,6 @@ def to_floats(pictures):
     if keras.backend.standardize_dtype(pictures.dtype) == "uint8":
         return ops.cast(pictures, "float32") / 127.5 - 1.0
     return ops.cast(pictures, "float32")
-
-
-def mixed(kept, latents, pictures, factor):
-    """Latents and pictures where `kept` (B, h, w), and those of the row before elsewhere."""
-    kept = kept[..., None]
-    latents = ops.where(kept, latents, ops.roll(latents, 1, axis=0))
-    kept = ops.repeat(ops.repeat(kept, factor, axis=1), factor, axis=2)  # (B, H, W, 1)
-    return latents, ops.where(kept, pictures, ops.roll(pictures, 1, axis=0))
 
 
 def _difference(error, axis):

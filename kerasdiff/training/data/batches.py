@@ -80,18 +80,10 @@ class AutoencoderDraw:
         config: the `AutoencoderConfig`.
         crop: pixels a side of a square cut out anywhere of each picture (arXiv 2112.10752,
             appendix G, trains so); None takes whole pictures.
-        mixed: share of rows that get a box: inside it the row's own latents are kept, outside come
-            those of the row before, and so do the pixels to be painted. Inpainting asks that of a
-            decoder: to paint latents beside others than they were encoded with.
-
-    Raises:
-        ValueError: if `mixed` is no share.
     """
 
-    def __init__(self, config, crop=None, mixed=0.0):
-        if not 0.0 <= mixed <= 1.0:
-            raise ValueError(f"`mixed` must be from 0 to 1, not {mixed}")
-        self.config, self.crop, self.mixed = config, crop, mixed
+    def __init__(self, config, crop=None):
+        self.config, self.crop = config, crop
 
     def __call__(self, item, rng, stratum):
         picture, _ = item
@@ -99,10 +91,7 @@ class AutoencoderDraw:
             y, x = (rng.integers(max(side - self.crop, 0) + 1) for side in picture.shape[:2])
             picture = picture[y : y + self.crop, x : x + self.crop]
         shape = latent_shape(picture.shape, self.config)
-        drawn = {"pictures": picture, "noise": rng.standard_normal(shape, "float32")}
-        if self.mixed:
-            drawn["kept"] = _box(shape[:2], rng) | (rng.random() >= self.mixed)
-        return drawn
+        return {"pictures": picture, "noise": rng.standard_normal(shape, "float32")}
 
 
 class DiffusionDraw:
@@ -170,15 +159,6 @@ class DiffusionDraw:
         for i, tokenizer in enumerate(self.tokenizers):
             drawn[f"tokens_{i + 1}" if i else "tokens"] = tokenizer.pack(caption)
         return drawn
-
-
-def _box(shape, rng):
-    """(h, w), true in a box of half of each side or more."""
-    longs = [rng.integers((side + 1) // 2, side + 1) for side in shape]
-    begins = [rng.integers(side - long + 1) for side, long in zip(shape, longs, strict=True)]
-    box = np.zeros(shape, bool)
-    box[tuple(slice(at, at + long) for at, long in zip(begins, longs, strict=True))] = True
-    return box
 
 
 def latent_shape(picture_shape, config):
