@@ -1,8 +1,10 @@
 """Stable Diffusion for Keras 3 and TensorFlow.
 
 Names are imported when first used, so that `import kerasdiff` is quick and loads no framework.
+Where Keras is loaded already, so are the classes that its files name: `load_model` finds them.
 """
 
+import sys
 from importlib import import_module
 
 __version__ = "0.1.0"
@@ -17,7 +19,11 @@ _HOMES = {
     "NoiseScheduler": "noise_scheduler",
     "MemoryEfficientAttention": "attention",
 }
-_ROOMS = ("images", "models", "walks")  # reached without a further import
+_ROOMS = ("images", "layers", "models", "walks")  # reached without a further import
+_IN_FILES = (
+    "text_encoder", "image_encoder", "decoder", "diffusion_model", "models", "training.muon",
+    "training.rates",
+)  # fmt: skip
 __all__ = [*_HOMES, *_ROOMS]
 
 
@@ -31,3 +37,8 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *__all__])
+
+
+if "keras" in sys.modules:
+    for _home in _IN_FILES:
+        import_module(f"kerasdiff.{_home}")

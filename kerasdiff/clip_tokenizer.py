@@ -9,7 +9,7 @@ CLIP itself, and keras-cv after it, first repair mojibake and HTML entities (`cl
 import heapq
 import html
 import unicodedata
-from numbers import Integral
+from numbers import Integral, Real
 
 import ftfy
 import numpy as np
@@ -208,7 +208,7 @@ class SimpleTokenizer:
 
     def _check(self, ids):
         for index in ids:
-            if not isinstance(index, Integral) or int(index) not in self._tokens:
+            if not isinstance(index, Real) or index not in self._tokens:  # 7.0 is 7
                 raise ValueError(f"ids must be numbers of the vocabulary's tokens, not {index!r}")
 
     def _find_whole_tokens(self):

@@ -3,7 +3,8 @@
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -94,11 +95,41 @@ class Options:
         if isinstance(self.seed, (list, tuple, np.ndarray)):
             seeds = list(self.seed)
             if len(seeds) != count:
-                raise ValueError(f"`seed` has {len(seeds)} entries for {count} pictures")
+                raise ValueError(
+                    f"`seed` has {len(seeds)} entries for {count} pictures: give as many, or one "
+                    "number, from which each picture takes the next"
+                )
             return [_check_seed(seed) for seed in seeds]
         first = _check_seed(self.seed)
         _check_seed(first + count - 1)
         return list(range(first, first + count))
+
+
+# What other libraries and web UIs call it.
+_OTHER_NAMES = {
+    "num_inference_steps": "num_steps", "steps": "num_steps", "ddim_steps": "num_steps",
+    "guidance_scale": "unconditional_guidance_scale", "cfg_scale": "unconditional_guidance_scale",
+    "guidance": "unconditional_guidance_scale", "scale": "unconditional_guidance_scale",
+    "height": "img_height", "width": "img_width", "generator": "seed", "scheduler": "sampler",
+    "latents": "diffusion_noise", "num_images_per_prompt": "batch_size",
+    "denoising_strength": "strength", "verbose": "progress",
+}  # fmt: skip
+
+
+def options_of(*given, **named):
+    """`Options`, where a name that is none of them is an error that says which was meant.
+
+    Raises:
+        TypeError: for such a name.
+        ValueError: see `Options`.
+    """
+    known = [field.name for field in fields(Options)]
+    for name in named:
+        if name not in known:
+            near = _OTHER_NAMES.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+            meant = f"did you mean `{near}`?" if near else f"the options are {', '.join(known)}"
+            raise TypeError(f"`{name}` is no option here: {meant}")
+    return Options(*given, **named)
 
 
 def check_size(height, width, factor, note=""):

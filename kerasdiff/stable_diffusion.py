@@ -15,12 +15,12 @@ from kerasdiff.compiled_models import CompiledModels
 from kerasdiff.conditioning import Conditioning
 from kerasdiff.noise import TorchStream
 from kerasdiff.options import (
-    Options,
     check_batch_size,
     check_given,
     check_prompts,
     check_size,
     check_strength,
+    options_of,
 )
 from kerasdiff.samplers import make_table
 
@@ -109,7 +109,7 @@ class StableDiffusion(CompiledModels):
         Returns:
             uint8 array (B, img_height, img_width, 3).
         """
-        options = Options(num_steps, unconditional_guidance_scale, seed, **options)
+        options = options_of(num_steps, unconditional_guidance_scale, seed, **options)
         return self._generate(check_prompts(prompt), negative_prompt, batch_size, options)
 
     def image_to_image(
@@ -127,7 +127,7 @@ class StableDiffusion(CompiledModels):
             uint8 array (B, img_height, img_width, 3).
         """
         check_given("image", image)
-        text, options = check_prompts(prompt), Options(**options)
+        text, options = check_prompts(prompt), options_of(**options)
         return self._generate(text, negative_prompt, batch_size, options, image, None, strength)
 
     def inpaint(
@@ -146,7 +146,7 @@ class StableDiffusion(CompiledModels):
         """
         check_given("image", image)
         check_given("mask", mask)
-        text, options = check_prompts(prompt), Options(**options)
+        text, options = check_prompts(prompt), options_of(**options)
         return self._generate(text, negative_prompt, batch_size, options, image, mask, strength)
 
     def generate_image(
@@ -170,7 +170,9 @@ class StableDiffusion(CompiledModels):
         Returns:
             uint8 array (B, img_height, img_width, 3).
         """
-        options = Options(num_steps, unconditional_guidance_scale, seed, diffusion_noise, **options)
+        options = options_of(
+            num_steps, unconditional_guidance_scale, seed, diffusion_noise, **options
+        )
         network = self.config.diffusion_model
         text = conditioning.as_conditioning(encoded_text, network, "encoded_text")
         return self._generate(text, negative_prompt, batch_size, options)

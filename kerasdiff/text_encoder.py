@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "gelu": lambda x: ops.gelu(x, approximate=False),
 }
 ROOT = "text_model"
+EMBEDDINGS = "clip_embedding"  # what keras-cv's users look for
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
@@ -49,8 +50,7 @@ class TextEncoder(Network):
         tokens = keras.Input((None,), name="tokens", dtype="int32")
         positions = keras.Input((None,), name="positions", dtype="int32")
         embeddings = TextEmbeddings(
-            config.vocab_size, config.max_length, config.width, name=f"{ROOT}.embeddings",
-            dtype=policy,
+            config.vocab_size, config.max_length, config.width, name=EMBEDDINGS, dtype=policy
         )  # fmt: skip
         states = [embeddings(tokens, positions)]
         for i in range(config.depth):
@@ -101,9 +101,10 @@ class TextEmbeddings(Composite):
 
     def _table(self, leaf, rows):
         start = initializer("random_normal")
-        return self.part(
-            keras.layers.Embedding, leaf, rows, output_dim=self.width, embeddings_initializer=start
-        )
+        return keras.layers.Embedding(
+            rows, self.width, embeddings_initializer=start, name=f"{ROOT}.embeddings.{leaf}",
+            dtype=self.dtype_policy,
+        )  # fmt: skip
 
     def build(self, tokens_shape, positions_shape):
         self.token_embedding.build(tokens_shape)

@@ -32,3 +32,22 @@ def single(tmp_path):
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def drawn_folder(tmp_path_factory):
+    """A tiny checkpoint in a folder."""
+    from stable_diffusion_cases import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory)
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch, drawn_folder):
+    """What keras-cv's classes take for Stable Diffusion 1.4 is a tiny checkpoint."""
+    from kerasdiff.checkpoints.checkpoint import open_checkpoint
+    from kerasdiff.configs import TINY
+    from kerasdiff.models.stable_diffusion import published
+
+    monkeypatch.setitem(published.CONFIGS, "sd-v1-4", TINY["sd1"])
+    monkeypatch.setattr(published, "find_and_open", lambda name: open_checkpoint(drawn_folder))

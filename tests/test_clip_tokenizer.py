@@ -157,6 +157,7 @@ def test_decoding_spells_out_start_and_end(tokenizer):
 def test_bytes_that_are_no_character_are_marked(tokenizer):
     assert tokenizer.decode([tokenizer.vocab["Ã"]]) == "\ufffd"
     assert tokenizer.decode(np.array([320, 2368])) == "a cat"
+    assert tokenizer.decode(np.array([320, 2368], "float64")) == "a cat"  # as datasets hold them
 
 
 @pytest.mark.parametrize("ids", [[49408], [-1], ["a"], [2.5], [None]])

@@ -177,6 +177,15 @@ def test_grids_refuse_what_does_not_fit():
         images.grid([picture(), picture(8, 8)])
     with pytest.raises(ValueError, match="`labels` has 1 texts for 2 pictures"):
         images.grid([picture(), picture()], ["one"])
+    with pytest.raises(ValueError, match="must be several, and this is one: give .picture"):
+        images.grid(np.zeros((8, 8, 3), "uint8"))
+    with pytest.raises(ValueError, match="must be uint8 .* not float32 .*to_uint8"):
+        images.grid(np.zeros((2, 8, 8, 3), "float32"))
+
+
+def test_the_last_row_of_labels_is_whole():
+    grid = np.asarray(images.grid([picture(64, 64)], ["gggg yyyy"]).convert("L"))
+    assert (grid[64:-2] < 128).any() and (grid[-1] == 255).all()
 
 
 def test_gifs_hold_every_picture(tmp_path):

@@ -1,6 +1,8 @@
 """Networks come back from files and configs, have their own dtype, and refuse what cannot be."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import keras
@@ -178,3 +180,15 @@ def test_defaults_are_stable_diffusion_1():
     assert DiffusionModel.CONFIG() == DiffusionModelConfig() == SD1.diffusion_model
     assert ImageEncoder.CONFIG() == SD1.autoencoder and TextEncoder.CONFIG() == CLIP_L
     assert TINY["sd1"].autoencoder != SD1.autoencoder
+
+
+def test_keras_finds_the_classes_in_a_new_process(tmp_path):
+    kind, config = MODELS["decoder"]
+    kind(config).save(tmp_path / "decoder.keras")
+    code = "import keras, kerasdiff; print(keras.saving.load_model({!r}).name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(str(tmp_path / "decoder.keras"))],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "decoder"

@@ -15,6 +15,7 @@ from kerasdiff.options import (
     check_size,
     check_strength,
     finite_floats,
+    options_of,
 )
 
 
@@ -140,3 +141,16 @@ def test_arrays_become_float32():
 def test_arrays_that_are_no_finite_numbers_are_named(value):
     with pytest.raises(ValueError, match="`noise` must be an array of finite numbers"):
         finite_floats("noise", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("num_inference_steps", "num_steps"), ("guidance_scale", "unconditional_guidance_scale"),
+     ("height", "img_height"), ("num_step", "num_steps"), ("etaa", "eta")],
+)  # fmt: skip
+def test_an_option_of_another_name_is_told_its_own(name, meant):
+    with pytest.raises(TypeError, match=f"`{name}` is no option here: did you mean `{meant}`"):
+        options_of(**{name: 1})
+    with pytest.raises(TypeError, match="`xyz` is no option here: the options are num_steps, "):
+        options_of(xyz=1)
+    assert options_of(7, seed=3) == Options(7, seed=3)

@@ -47,6 +47,11 @@ def open_models(checkpoint, dtype="float32", int8=False, token_merging=0.0, **fi
     return Models(opened.config, dtype, opened, int8, token_merging)
 
 
+def dtype_of(part, dtype):
+    """What a part computes in: the autoencoder's activations leave float16's range."""
+    return "float32" if part == "vae" and "float16" in dtype.split("_") else dtype
+
+
 class Models:
     """Makes the models and tokenizers of a checkpoint.
 
@@ -74,10 +79,7 @@ class Models:
         if name == "streamed_diffusion_model":
             return self._streamed()
         kind, part, config_of = _MODELS[name]
-        # The autoencoder's activations leave float16's range (SDXL's always do).
-        dtype = "float32" if part == "vae" and "float16" in self.dtype.split("_") else self.dtype
-        config = config_of(self.config)
-        model = self._loaded(kind, part, config, dtype, name)
+        model = self._loaded(kind, part, config_of(self.config), dtype_of(part, self.dtype), name)
         if part == "unet":
             model.merge_tokens(self.token_merging)
             if self.int8:
@@ -101,7 +103,7 @@ class Models:
     def in_float32(self, model):
         """The same model with the same weights, computing in float32."""
         with uninitialized():
-            copy = type(model)(model.config, dtype="float32", name=model.name)
+            copy = type(model).from_config(model.get_config() | {"dtype": "float32"})
         for target, source in zip(copy.variables, model.variables, strict=True):
             target.assign(source.value)
         return copy

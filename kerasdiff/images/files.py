@@ -77,7 +77,15 @@ def save_gif(path, pictures, frames_per_second=8):
 
 def to_pil(image):
     """A PIL image of a uint8 array (H, W, 3), or of itself."""
-    return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image)
+    if array.dtype != "uint8" or array.ndim not in (2, 3):
+        raise ValueError(
+            f"a picture must be uint8 (H, W, 3), not {array.dtype} {array.shape}: "
+            "`images.to_uint8` makes it of floats in [-1, 1]"
+        )
+    return Image.fromarray(array)
 
 
 def parameters_text(prompt, negative_prompt, settings):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from kerasdiff.images.files import to_pil
@@ -24,6 +25,8 @@ def grid(pictures, labels=None, columns=None):
     Raises:
         ValueError: no pictures, pictures of several sizes, or another number of labels.
     """
+    if not isinstance(pictures, (list, tuple)) and np.ndim(pictures) == 3:
+        raise ValueError("`pictures` must be several, and this is one: give [picture]")
     tiles = [to_pil(picture) for picture in pictures]
     if not tiles or len({tile.size for tile in tiles}) > 1:
         sizes = ", ".join(sorted({f"{tile.width}x{tile.height}" for tile in tiles}))
@@ -34,7 +37,8 @@ def grid(pictures, labels=None, columns=None):
     width, height = tiles[0].size
     font = ImageFont.load_default(TEXT)
     texts = [_wrapped(label, width, font) for label in labels]
-    below = max(text.count("\n") + 1 if text else 0 for text in texts) * (TEXT + 3)
+    lines = max(text.count("\n") + 1 if text else 0 for text in texts)
+    below = lines * (TEXT + 3) + (GAP if lines else 0)  # the last line's descenders
     columns = columns or math.ceil(math.sqrt(len(tiles)))
     rows, step = math.ceil(len(tiles) / columns), (width + GAP, height + below + GAP)
     whole = Image.new("RGB", (columns * step[0] - GAP, rows * step[1] - GAP), "white")

@@ -3,7 +3,12 @@
 `Dense` and `PaddedConv2D` are the one door for matrices and convolutions: no other layer owns a
 kernel. Every layer that owns variables is named with the full diffusers name of its tensors'
 module, so that `tensor_name` needs no table.
+
+Layers for pictures that keras-cv had, such as `CenterCrop`, are found here too, as its scripts
+ask for them as `keras_cv.layers`: they are Keras' own.
 """
+
+import keras
 
 from kerasdiff.layers.autoencoder import AttentionBlock, MeanLatents, apply_blocks
 from kerasdiff.layers.basic import Dense, GroupNorm, PaddedConv2D, layer_norm
@@ -44,3 +49,10 @@ __all__ = [
     "uninitialized",
     "without_memory",
 ]
+
+
+def __getattr__(name):
+    theirs = "Pipeline" if name == "Augmenter" else name  # keras-cv's name of it
+    if name.startswith("_") or not hasattr(keras.layers, theirs):
+        raise AttributeError(f"neither kerasdiff.layers nor keras.layers has {name!r}")
+    return getattr(keras.layers, theirs)

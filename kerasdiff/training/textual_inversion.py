@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasdiff.text_encoder import EMBEDDINGS
 from kerasdiff.training.diffusion import DiffusionTrainer
 
-EMBEDDINGS = "text_model.embeddings"
 TEMPLATES = (
     "a photo of a {}", "a rendering of a {}", "a cropped photo of the {}", "the photo of a {}",
     "a photo of a clean {}", "a photo of one {}", "a close-up photo of a {}",

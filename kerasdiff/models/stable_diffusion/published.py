@@ -4,10 +4,13 @@ from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
+import keras
+
 from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.files import HDF5
 from kerasdiff.checkpoints.keras_h5 import read_keras_h5
 from kerasdiff.checkpoints.load import load
+from kerasdiff.checkpoints.models import Models, dtype_of
 from kerasdiff.configs import SD1, SD2_BASE
 from kerasdiff.layers import uninitialized
 
@@ -37,6 +40,9 @@ class Preset:
 class Published:
     """Mixed into one of our networks; takes the constructor's arguments as keras-cv has them.
 
+    As there, a network computes in Keras' global dtype policy; an autoencoder in float32 where that
+    is float16, whose range it would leave.
+
     Attributes:
         PRESET: where the weights come from.
         PART: of the checkpoint.
@@ -48,7 +54,8 @@ class Published:
 
     def __init__(self, config, name, download_weights):
         with uninitialized() if download_weights else nullcontext():
-            super().__init__(config, name=name or self.H5)
+            dtype = dtype_of(self.PART, keras.config.dtype_policy().name)
+            super().__init__(config, dtype=dtype, name=name or self.H5)
         if download_weights:
             Preset(self.PRESET).load(self.PART, self)
 
@@ -68,6 +75,25 @@ class Published:
             load(self, read_keras_h5(filepath, self.H5, self.plan()))
         else:
             super().load_weights(filepath, **options)
+
+
+class PublishedModels(Models):
+    """Makes the networks of a preset as keras-cv's classes.
+
+    Args:
+        config, checkpoint: see `Models`.
+        kinds: our model's name to a function that makes it, without weights.
+    """
+
+    def __init__(self, config, checkpoint, kinds):
+        super().__init__(config, keras.config.dtype_policy().name, checkpoint)
+        self.kinds = kinds
+
+    def _loaded(self, kind, part, config, dtype, name):
+        with uninitialized():
+            model = self.kinds[name](download_weights=False)
+        self.checkpoint.load(part, model)
+        return model
 
 
 def _is_legacy(filepath):

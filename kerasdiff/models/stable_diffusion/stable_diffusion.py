@@ -1,10 +1,15 @@
 """`keras_cv.models.stable_diffusion.stable_diffusion`."""
 
+from functools import partial
+
 import numpy as np
 
 from kerasdiff import stable_diffusion
-from kerasdiff.checkpoints.models import Models
-from kerasdiff.models.stable_diffusion.published import CONFIGS, Preset
+from kerasdiff.models.stable_diffusion.decoder import Decoder
+from kerasdiff.models.stable_diffusion.diffusion_model import DiffusionModel, DiffusionModelV2
+from kerasdiff.models.stable_diffusion.image_encoder import ImageEncoder
+from kerasdiff.models.stable_diffusion.published import CONFIGS, Preset, PublishedModels
+from kerasdiff.models.stable_diffusion.text_encoder import TextEncoder, TextEncoderV2
 
 MAX_PROMPT_LENGTH = 77
 
@@ -19,7 +24,8 @@ def _alias(name):
 class StableDiffusion(stable_diffusion.StableDiffusion):
     """Stable Diffusion 1.4, made and called as in keras-cv.
 
-    Weights are downloaded when they are first needed.
+    Weights are downloaded when they are first needed. Networks compute in Keras' global dtype
+    policy, such as `keras.mixed_precision.set_global_policy("mixed_float16")` sets it before.
 
     Args:
         img_height, img_width: in pixels, multiples of 8.
@@ -27,6 +33,7 @@ class StableDiffusion(stable_diffusion.StableDiffusion):
     """
 
     PRESET = "sd-v1-4"
+    TEXT_ENCODER, DIFFUSION_MODEL = TextEncoder, DiffusionModel
 
     _image_encoder, _text_encoder = _alias("image_encoder"), _alias("text_encoder")
     _diffusion_model, _decoder = _alias("diffusion_model"), _alias("decoder")
@@ -35,7 +42,14 @@ class StableDiffusion(stable_diffusion.StableDiffusion):
     def __init__(self, img_height=512, img_width=512, jit_compile=True):
         config = CONFIGS[self.PRESET]
         super().__init__(img_height, img_width, jit_compile, checkpoint=config)
-        self._models = Models(config, "float32", Preset(self.PRESET))
+        size, length = (img_height, img_width), MAX_PROMPT_LENGTH
+        kinds = {
+            "text_encoder": partial(self.TEXT_ENCODER, length),
+            "image_encoder": ImageEncoder,
+            "decoder": partial(Decoder, *size),
+            "diffusion_model": partial(self.DIFFUSION_MODEL, *size, length),
+        }
+        self._models = PublishedModels(config, Preset(self.PRESET), kinds)
 
     def generate_image(
         self,
@@ -77,3 +91,4 @@ class StableDiffusionV2(StableDiffusion):
     """Stable Diffusion 2.1 base, made and called as in keras-cv."""
 
     PRESET = "sd-v2-1-base"
+    TEXT_ENCODER, DIFFUSION_MODEL = TextEncoderV2, DiffusionModelV2
