@@ -10,11 +10,12 @@ from drawn_checkpoint import write_checkpoint
 from kerasdiff import images
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
+from kerasdiff.stable_diffusion import StableDiffusion
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    path for path in (ROOT / "docs").glob("*.md") if path.stem not in ("keras_cv", "serving")
-)  # which have tests of their own
+ALL = sorted((ROOT / "docs").glob("*.md"))
+# The request of the page on serving has a test of its own, beside the exports'.
+PAGES = [path for path in ALL if path.stem not in ("keras_cv", "serving")]
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +39,51 @@ def desk(checkpoint, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_examples_run_in_their_order(page):
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
+    run(page)
+
+
+def blocks_of(page, language):
+    """What stands in a page's blocks of a language."""
+    pattern = rf"^```{language}\n(.*?)^```"
+    found = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    return found
+
+
+def run(page, smaller=()):
+    """Runs a page's blocks one after the other, with some words for others; gives their names."""
     names = {}
-    for block in blocks:
+    for block in blocks_of(page, "python"):
+        for old, new in smaller:
+            block = block.replace(old, new)
         exec(compile(block, str(page), "exec"), names)
+    return names
 
 
-def test_settings_of_the_training_page_are_taken():
-    text = (ROOT / "docs" / "training.md").read_text()
-    (settings,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    Path("my.toml").write_text(settings)
+def test_the_readmes_examples_run_in_their_order(monkeypatch):
+    exported = []
+    monkeypatch.setattr(StableDiffusion, "export", lambda _, path: exported.append(path))
+    names = run(
+        ROOT / "README.md",
+        (("size=512", "size=128"), ("steps_per_epoch=1000", "epochs=1, steps_per_epoch=1")),
+    )
+    assert names["pictures"].shape == (1, 128, 128, 3) == names["mixed"].shape
+    assert names["night"].shape == (1, 128, 128, 3) and exported == ["sampler"]
+
+
+def test_the_page_for_keras_cvs_users_runs(tiny_preset):
+    names = run(ROOT / "docs" / "keras_cv.md", (("512", "32"),))
+    assert names["images"].shape == (3, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/training.md"])
+def test_settings_of_runs_are_taken(name):
+    (settings,) = blocks_of(ROOT / name, "toml")
+    Path("my.toml").write_text(settings.replace("sd-v1-5", "model.safetensors"))
     assert main(["train", "my.toml", "--dry-run"]) == 0
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page.name}" for page in PAGES)])
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page.name}" for page in ALL)])
 def test_links_lead_somewhere(name):
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text()):
