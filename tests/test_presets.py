@@ -74,6 +74,13 @@ def test_a_download_lands_in_the_cache_once(preset, server, tmp_path):
     assert server.seen == [("/good", None)]
 
 
+def test_a_download_is_watched_on_a_terminal(preset, monkeypatch, capsys):
+    monkeypatch.setattr(presets.progress, "is_watched", lambda: True)
+    download(preset("/good"))
+    shown = capsys.readouterr().err
+    assert "100%" in shown and "B/s" in shown
+
+
 def test_a_download_that_was_cut_goes_on_where_it_stopped(preset, server, tmp_path):
     with pytest.raises(DownloadError, match="broke off after 524288 of 1048576 bytes"):
         download(preset("/cut"))
