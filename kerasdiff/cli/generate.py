@@ -14,7 +14,7 @@ examples:
   kerasdiff demo
   kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
   kerasdiff "the same in winter" --model sd-v1-5 --init photo.png --strength 0.6
-  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png --overlay
+  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png
   kerasdiff "a lighthouse at dawn" --model sd-v1-5 --dtype bfloat16 --memory low --tile 512
   kerasdiff info model.safetensors
   kerasdiff convert model.ckpt model-folder --dtype float16
@@ -52,8 +52,10 @@ def _add_start(add):
     add.add_argument("--strength", type=float, help="how much of --init to redo, above 0 to 1")
     add.add_argument("--mask", metavar="PICTURE", help="where --init is painted anew (white)")
     add.add_argument(
-        "--overlay", action="store_true", help="keep --init to the pixel where the mask is black"
-    )
+        "--overlay", action=argparse.BooleanOptionalAction,
+        help="--init itself where the mask is black (the default), not as the autoencoder gives "
+        "it back",
+    )  # fmt: skip
 
 
 def _add_model(add):
@@ -101,7 +103,7 @@ def _add_economies(add):
 def generate(options):
     """Writes one PNG for each picture."""
     for name, other in (("mask", "init"), ("strength", "init"), ("overlay", "mask")):
-        if getattr(options, name) not in (None, False) and getattr(options, other) is None:
+        if getattr(options, name) is not None and getattr(options, other) is None:
             raise ValueError(f"--{name} needs --{other}")
     targets = _targets(options.output, options.batch)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
@@ -142,7 +144,7 @@ def _paint(model, options, seed):
         return model.image_to_image(options.prompt, options.init, strength, **settings), strength
     strength = 1.0 if strength is None else strength
     pictures = model.inpaint(options.prompt, options.init, options.mask, strength, **settings)
-    if options.overlay:
+    if options.overlay is not False:
         from kerasdiff import images
 
         pictures = images.overlay(pictures, options.init, options.mask)
