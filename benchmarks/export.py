@@ -133,7 +133,8 @@ def measure(*arguments):
     if done.returncode < 0:
         return {"error": f"killed by signal {-done.returncode}: was memory short?"}
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1][:200]}
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        return {"error": lines[-1][:200]}
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -72,6 +72,7 @@ def normals(twister, count):
 
 def paint(parts, facts, tokens, negative_tokens, seed, steps, guidance):
     """A picture (height, width, 3) uint8."""
+    check(facts, steps)
     positive, negative = (
         parts.run("text_encoder", tokens=np.int32([ids]))["context"]
         for ids in (tokens, negative_tokens)
@@ -104,6 +105,19 @@ def paint(parts, facts, tokens, negative_tokens, seed, steps, guidance):
     return images[0].astype("uint8")
 
 
+def check(facts, steps):
+    """Refuses what this loop does not do, and steps that the folder has no table for."""
+    taken = {name for inputs in facts["network"].values() for name in inputs}
+    more = taken & {"added_embedding", "guidance_embedding"}
+    if more or facts["in_channels"] != facts["latents"][0]:
+        raise ValueError(
+            "this small loop runs no network of SDXL, for inpainting, or distilled with guidance"
+        )
+    if str(steps) not in facts["steps"]:
+        most = max(map(int, facts["steps"]))
+        raise ValueError(f"sampler.json has no table of {steps} steps; the most are {most}")
+
+
 def predict(parts, facts, **tensors):
     """What the network says, which large models have in several files, one after the other."""
     for name, inputs in facts["network"].items():
@@ -133,8 +147,12 @@ def main():
     given = parser.parse_args()
     facts = json.loads((given.folder / "sampler.json").read_text())
     tokenizer = Tokenizer(given.folder / "tokenizer")
-    tokens = [pack(facts, tokenizer.encode(text)) for text in (given.prompt, given.negative)]
-    picture = paint(Parts(given.folder), facts, *tokens, given.seed, given.steps, given.guidance)
+    options = given.seed, given.steps, given.guidance
+    try:
+        tokens = [pack(facts, tokenizer.encode(text)) for text in (given.prompt, given.negative)]
+        picture = paint(Parts(given.folder), facts, *tokens, *options)
+    except ValueError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     Image.fromarray(picture).save(given.output)
     print(given.output)
 

@@ -54,7 +54,8 @@ class Tokenizer {
     std::istringstream merges(ReadFile(folder + "/merges.txt"));
     string left, right, line;
     for (int rank = 0; std::getline(merges, line);)
-      if (line[0] != '#' && std::istringstream(line) >> left >> right) ranks_[{left, right}] = rank++;
+      if (line.rfind("#version", 0) && std::istringstream(line) >> left >> right)
+        ranks_[{left, right}] = rank++;
   }
 
   std::vector<int> Encode(const string& prompt) const {

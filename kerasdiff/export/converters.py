@@ -23,11 +23,20 @@ PACKAGES = {
 }
 
 
-def check_converter(format, weights):
-    """Refuses weights that a format has not, and a format whose package is not installed."""
+HALVES = {"litert": ("bfloat16", "float16"), "openvino": ("bfloat16",), "coreml": ("bfloat16",)}
+"""Models in these dtypes are beyond a format's converter."""
+
+
+def check_converter(format, weights, dtype):
+    """Refuses weights that a format has not, a model's dtype, and a package not installed."""
     if weights not in WEIGHTS[format]:
         raise ValueError(
             f"`weights` of {format} must be one of {', '.join(WEIGHTS[format])}, not {weights!r}"
+        )
+    if dtype in HALVES.get(format, ()):
+        raise ValueError(
+            f"{format} cannot be written from a model in {dtype}: open it in float32; "
+            '`weights="float16"` halves the files'
         )
     try:
         import_module(PACKAGES[format])
@@ -66,7 +75,8 @@ def convert_apart(*arguments):
     if done.returncode < 0:
         raise RuntimeError(f"killed by signal {-done.returncode}: was memory short?")
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        lines = done.stderr.strip().splitlines() or [f"the converter ended with {done.returncode}"]
+        raise RuntimeError(lines[-1])
 
 
 def _litert(saved, target, weights):

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 _WORDS, _AHEAD, _BLOCK = 624, 397, 16
+FEWEST = _BLOCK
+"""Numbers of an array: PyTorch draws smaller ones by another rule, which is not here."""
 _UPPER, _LOWER, _TWIST = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
 
 
@@ -17,7 +19,7 @@ def draws(seeds, count, shape):
     Args:
         seeds: (B,) int64; the low 32 bits tell.
         count: how many arrays of each stream.
-        shape: (h, w, C) of an array, ints or scalar tensors, 16 numbers or more.
+        shape: (h, w, C) of an array, ints or scalar tensors, `FEWEST` numbers or more.
 
     Returns:
         (count, B, h, w, C) float32.

@@ -15,16 +15,23 @@ import numpy as np
 import tensorflow as tf
 
 from kerasdiff.attention import without_loops
-from kerasdiff.checkpoints.files import CheckpointError, whole_folder
+from kerasdiff.checkpoints.files import CheckpointError
 from kerasdiff.export.converters import check_converter, convert, convert_apart
+from kerasdiff.export.failures import new_folder, reason
 from kerasdiff.export.onnx_file import write_onnx
 from kerasdiff.export.pieces import cut
-from kerasdiff.export.writing import check_backend, save_module, write_tokenizers
+from kerasdiff.export.writing import (
+    check_backend,
+    check_max_steps,
+    save_module,
+    write_tokenizers,
+)
 from kerasdiff.options import check_size
 from kerasdiff.samplers import COLUMNS, make_table
 
 # of one file: LiteRT and ONNX files end at 2 GB, and converters take some seven times a file
 MOST_WEIGHTS = 250_000_000
+MOST_BYTES = 2**31 - 1  # of one file of LiteRT or ONNX; text encoders and decoders are not cut
 LARGE = 50_000_000  # weights; parts with more are converted in processes of their own
 
 
@@ -104,27 +111,34 @@ def export_parts(
     """Writes a folder of parts; see `StableDiffusion.export`."""
     check_backend()
     check_size(img_height, img_width, models.config.autoencoder.factor)
-    check_converter(format, weights)
-    with whole_folder(path) as beside, without_loops():
-        tables, network = _tables(models.config.schedule, sampler, schedule, max_steps), {}
+    check_max_steps(max_steps)
+    check_converter(format, weights, models.diffusion_model.compute_dtype)
+    config = models.config
+    tables, network = _tables(config.schedule, sampler, schedule, max_steps), {}
+    with new_folder(path) as beside, without_loops():
         for part in make_parts(models, img_height, img_width):
             try:
                 _write(part, format, beside, weights)
-            except (RuntimeError, tf.errors.OpError) as error:
-                reason = getattr(error, "message", error)
-                raise CheckpointError(f"{path}: {part.name} cannot be written: {reason}") from error
+            except Exception as error:  # converters' errors have no other base in common
+                text = f"{path}: {part.name} cannot be written: {reason(error)}"
+                raise CheckpointError(text) from error
             if part.name.startswith("diffusion_model"):
                 network[part.name] = list(part.inputs)
         facts = {"columns": COLUMNS, "tokens": write_tokenizers(models, beside), "steps": tables}
-        facts["network"] = network
-        factor = models.config.autoencoder.factor
-        channels = models.config.autoencoder.latent_channels
+        facts |= {"network": network, "in_channels": config.diffusion_model.in_channels}
+        factor, channels = config.autoencoder.factor, config.autoencoder.latent_channels
         facts["latents"] = channels, img_height // factor, img_width // factor
         (beside / "sampler.json").write_text(json.dumps(facts))
     return Path(path)
 
 
 def _write(part, format, folder, weights):
+    size = sum(math.prod(v.shape) * tf.as_dtype(v.dtype).size for v in part.variables)
+    if format in ("litert", "onnx") and weights == "float32" and size > MOST_BYTES:
+        raise ValueError(
+            f"it has {size / 1e9:.1f} GB, and files of {format} end at {MOST_BYTES / 1e9:.1f} GB; "
+            'litert with `weights="float16"`, or openvino, can hold it'
+        )
     if format == "onnx":
         write_onnx(part, folder / part.name)
         return
@@ -136,16 +150,22 @@ def _write(part, format, folder, weights):
 
 
 def _tables(config, sampler, schedule, max_steps):
-    """A table from noise for each number of steps."""
-    tables = {}
+    """A table from noise for each number of steps that the sampler can take."""
+    tables, fault = {}, None
     for steps in range(1, max_steps + 1):
-        table = make_table(config, steps, sampler=sampler, schedule=schedule)
+        try:
+            table = make_table(config, steps, sampler=sampler, schedule=schedule)
+        except ValueError as error:
+            fault = error
+            continue
         tables[steps] = {
             "initial_noise": table.initial_noise,
             "final_scale": table.final_scale,
             "noise_slots": table.noise_slots,
             "rows": table.rows.tolist(),
         }
+    if not tables:
+        raise fault
     return tables
 
 

@@ -12,13 +12,17 @@ from keras import ops
 from kerasdiff import conditioning, sampling, start
 from kerasdiff.backend import Program
 from kerasdiff.conditioning import Conditioning
-from kerasdiff.export.noise import draws
+from kerasdiff.export.noise import FEWEST, draws
 from kerasdiff.export.tables import place
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.samplers import COLUMNS, Table
 
 _SLOT, _WEIGHT = COLUMNS.index("noise_slot"), COLUMNS.index("noise_weight")
 _GUIDANCE = np.float32([name == "guidance" for name in COLUMNS])
+NOT_FINITE = (
+    "the decoded picture is not finite: the latents or the weights hold NaN or infinite values; "
+    "a sampler of dtype float16 may overflow, export it in bfloat16 or float32"
+)
 
 
 class Sampler(tf.Module):
@@ -53,10 +57,10 @@ class Sampler(tf.Module):
 
         # One picture at a time: the autoencoder needs the most memory of all.
         def decode(latents):
-            return tf.map_fn(lambda latent: decoder(latent[None])[0], latents)
+            return tf.map_fn(lambda latent: _float32(decoder(latent[None])[0]), latents)
 
         def moments(pictures):
-            return tf.map_fn(lambda picture: encoder.moments(picture[None])[0], pictures)
+            return tf.map_fn(lambda picture: _float32(encoder.moments(picture[None])[0]), pictures)
 
         self.encoders = [Program(each, each, jit_compile) for each in encoders]
         self.loop = Program(loop, network, jit_compile)
@@ -78,9 +82,9 @@ class Sampler(tf.Module):
             output = encoder({"tokens": tf.maximum(ids, 0), "positions": positions})
             if isinstance(output, dict):
                 output, pooled = output["context"], output["pooled"]
-            contexts.append(tf.cast(output, "float32"))
-        given = tf.cast(tokens[0][:, :1] >= 0, "float32")  # (B, 1)
-        pooled = None if pooled is None else tf.cast(pooled, "float32") * given
+            contexts.append(_float32(output))
+        given = _float32(tokens[0][:, :1] >= 0)  # (B, 1)
+        pooled = None if pooled is None else _float32(pooled) * given
         return Conditioning(tf.concat(contexts, -1) * given[..., None], pooled)
 
     def encode_pictures(self, pictures, noise):
@@ -93,14 +97,22 @@ class Sampler(tf.Module):
 
     def decode(self, latents):
         """Latents (B, h, w, C) as uint8 pictures."""
-        unit = tf.clip_by_value(tf.cast(self.decoder(latents), "float32") * 0.5 + 0.5, 0.0, 1.0)
+        # As uint8, NaN would be a black picture.
+        decoded = tf.debugging.assert_all_finite(self.decoder(latents), NOT_FINITE)
+        unit = tf.clip_by_value(decoded * 0.5 + 0.5, 0.0, 1.0)
         pictures = tf.cast(tf.round(unit * 255.0), "uint8")
         return tf.ensure_shape(pictures, (self.batch_size, *self.size, 3))
 
     def drawing(self, seed, count, latent_size, most):
         """A function that gives the next of at most `most` draws of all `count` streams."""
         seeds = seed + tf.range(tf.cast(count, "int64"))
-        noise = draws(seeds, most, (*latent_size, self.channels))
+        height, width = latent_size
+        enough = height * width * self.channels >= FEWEST
+        message = (
+            f"a picture's latents must have {FEWEST} numbers for noise of a seed, not those of"
+        )
+        with tf.control_dependencies([tf.debugging.Assert(enough, [message, height, "x", width])]):
+            noise = draws(tf.identity(seeds), most, (height, width, self.channels))
         shape = (most, self.batch_size, *self.latent_size, self.channels)
         noise = iter(tf.unstack(tf.ensure_shape(noise, shape)))
         return lambda: next(noise)
@@ -113,8 +125,8 @@ class Sampler(tf.Module):
         later = tf.range(len(tables.heads[0]), max(most, len(tables.heads[0])))
         places = tf.minimum(tf.gather(tables.tails, at) + later, len(tables.wholes) - 1)
         tail = tf.gather(tables.wholes, places)
-        used = tf.cast(tail[:, _WEIGHT] != 0.0, "float32")
-        shift = used * tf.cast(tf.gather(tables.shifts, at), "float32")  # (rows - W,)
+        used = _float32(tail[:, _WEIGHT] != 0.0)
+        shift = used * _float32(tf.gather(tables.shifts, at))  # (rows - W,)
         tail -= shift[:, None] * np.eye(len(COLUMNS), dtype="float32")[_SLOT]
         rows = tf.concat([head, tail], 0)
         scale = guidance_scale if self.mode == "off" else tf.maximum(guidance_scale, 1.0)
@@ -159,3 +171,7 @@ class Sampler(tf.Module):
         pure = table._replace(initial_signal=0.0, initial_noise=pure_noise)
         whole = tf.equal(steps, taken)
         return tf.cond(whole, lambda: prepare(pure, True), lambda: prepare(table, False))
+
+
+def _float32(tensor):
+    return tf.cast(tensor, "float32")

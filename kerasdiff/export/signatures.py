@@ -107,8 +107,7 @@ def _from_picture(sampler, takes):
     def from_picture(**given):
         steps, scale = _checked(sampler, given)
         taken = _taken(sampler, steps, given["strength"])
-        image = 2.0 * (tf.cast(given["image"], "float32") / 255.0) - 1.0
-        size = tf.unstack(tf.shape(image)[1:3])
+        image, size = _picture(sampler, given)
         latent_size = [side // sampler.factor for side in size]
         count, masked = tf.shape(given["tokens"])[0], "mask" in given
         most = 2 + masked + sampler.tables.noise_slots
@@ -156,11 +155,34 @@ def _size(sampler, given):
     """(height, width) in pixels."""
     if sampler.size[0] is not None:
         return [tf.constant(side) for side in sampler.size]
-    size, factor = [given["img_height"], given["img_width"]], sampler.factor
-    fits = [(side > 0) & (side % factor == 0) for side in size]
-    message = f"img_height and img_width must be positive multiples of {factor}, not"
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(fits), [message, *size])]):
+    size = [given["img_height"], given["img_width"]]
+    with tf.control_dependencies([_fits(sampler, "img_height and img_width", size)]):
         return [tf.identity(side) for side in size]
+
+
+def _fits(sampler, names, size):
+    fits = [(side > 0) & (side % sampler.factor == 0) for side in size]
+    message = f"{names} must be positive multiples of {sampler.factor}, not"
+    return tf.debugging.Assert(tf.reduce_all(fits), [message, *size])
+
+
+def _picture(sampler, given):
+    """The image in [-1, 1] and its (height, width), once latents, batch and mask fit it."""
+    count, *size = tf.unstack(tf.shape(given["image"])[:3])
+    wanted = tf.shape(given["tokens"])[0]
+    checks = [
+        _fits(sampler, "height and width of image", size),
+        tf.debugging.Assert((count == 1) | (count == wanted),
+                            ["image must hold 1 picture or one for each of", wanted, "not", count]),
+    ]  # fmt: skip
+    if "mask" in given:
+        sides = tf.unstack(tf.shape(given["mask"])[1:3])
+        same = (sides[0] == size[0]) & (sides[1] == size[1])
+        message = "mask must have the height and width of image,"
+        checks.append(tf.debugging.Assert(same, [message, *size, "not", *sides]))
+    with tf.control_dependencies(checks):
+        image = 2.0 * (tf.cast(given["image"], "float32") / 255.0) - 1.0
+        return image, [tf.identity(side) for side in size]
 
 
 def describe(folder):

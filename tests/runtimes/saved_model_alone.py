@@ -21,10 +21,15 @@ class Refuse:
             raise ModuleNotFoundError(f"{name} is not here")
 
 
-def main():
+def refuse():
+    """Takes kerasdiff and Keras away from this process."""
     sys.meta_path.insert(0, Refuse())
     look = importlib.util.find_spec  # TensorFlow asks it where Keras lies
     importlib.util.find_spec = lambda name, *more: None if is_banned(name) else look(name, *more)
+
+
+def main():
+    refuse()
     import numpy as np
     import tensorflow as tf
 

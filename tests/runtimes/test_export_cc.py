@@ -12,7 +12,7 @@ from PIL import Image
 from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "saved_model_cc"
-PROMPT = "A red house, and the lighthouse's 25 windows!"
+PROMPT = "A red house, and the lighthouse's 25 windows! ##"  # merges of # are no comments
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 

@@ -1,31 +1,26 @@
 """A SavedModel gives Python's pictures in a process that has TensorFlow alone."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawn_checkpoint import write_checkpoint
+from export_cases import MASK, PICTURE, alone, inputs, opened, same, settings, tokens
+from tensorflow.core.protobuf import saved_model_pb2
 
-from kerasdiff import StableDiffusion
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
 from kerasdiff.export import export
 
-HERE = Path(__file__).parent
-PICTURE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")
-MASK = np.zeros((32, 32), "uint8")
-MASK[:, 12:] = 255
 
-
-def opened(folder, family):
-    write_checkpoint(folder / family, TINY[family])
-    return StableDiffusion.from_preset(folder / family, jit_compile=False)
+def compiled(folder):
+    """How many functions of a SavedModel XLA must compile."""
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    functions = saved.meta_graphs[0].graph_def.library.function
+    return sum(each.attr["_XlaMustCompile"].b for each in functions)
 
 
 @pytest.fixture(scope="module")
@@ -33,55 +28,9 @@ def model(tmp_path_factory):
     return opened(tmp_path_factory.mktemp("checkpoint"), "sd1")
 
 
-def tokens(model, *texts, name="tokens"):
-    """The token inputs of texts."""
-    suffixes = ("", "_2")[: len(model.config.text_encoders)]
-    return {
-        f"{name}{suffix}": np.stack([getattr(model, f"tokenizer{suffix}").pack(t) for t in texts])
-        for suffix in suffixes
-    }
-
-
-def inputs(model, *texts, negative="", seed=5, steps=4, scale=7.5, **more):
-    """The inputs of a signature that runs the loop."""
-    given = tokens(model, *texts)
-    given |= tokens(model, *[negative] * len(texts), name="negative_tokens")
-    numbers = {"num_steps": np.int32(steps), "guidance_scale": np.float32(scale)}
-    numbers |= {} if seed is None else {"seed": np.int64(seed)}
-    return given | numbers | more
-
-
-def alone(folder, tmp_path, *calls):
-    """The outputs of (signature, inputs) each, from a process without kerasdiff and Keras."""
-    arrays = {
-        f"{i}/{signature}/{name}": value
-        for i, (signature, given) in enumerate(calls)
-        for name, value in given.items()
-    }
-    np.savez(tmp_path / "calls.npz", **arrays)
-    command = [sys.executable, HERE / "saved_model_alone.py", folder, tmp_path / "calls.npz",
-               tmp_path / "out.npz"]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run(list(map(str, command)), check=True, env=environment, cwd=tmp_path)
-    results = [{} for _ in calls]
-    for key, value in np.load(tmp_path / "out.npz").items():
-        number, _, name = key.partition("/")
-        results[int(number)][name] = value
-    return results
-
-
-def same(pictures, expected):
-    assert pictures.dtype == np.uint8 and pictures.shape == expected.shape
-    assert expected.std() > 10
-    assert np.abs(pictures.astype(int) - expected).max() <= 1
-
-
-def settings(seed=5, steps=4, scale=7.5, **more):
-    return {"seed": seed, "num_steps": steps, "unconditional_guidance_scale": scale} | more
-
-
 def test_every_task_of_a_fixed_size_by_xla(model, tmp_path):
     folder = model.export(tmp_path / "sampler", max_steps=10, jit_compile=True)
+    assert compiled(folder) >= 4  # text encoder, loop, decoder, image encoder
     text, negative = "a red house", "a tree"
     image, mask = {"image": PICTURE[None]}, {"mask": MASK[None, ..., None]}
     strengths = {"strength": np.float32(0.7)}  # 7 of 10 steps, as 10 * 0.7 in Python
@@ -112,6 +61,7 @@ def test_any_size_and_batch_with_fresh_noise_in_every_step(model, tmp_path):
     folder = model.export(
         tmp_path / "sampler", free_size=True, max_steps=6, sampler="euler_ancestral"
     )
+    assert compiled(folder) == 0
     texts = "a red house", "a tree"
     size = {"img_height": np.int32(20), "img_width": np.int32(28)}  # latents of 10 x 14
     odd = {"img_height": np.int32(21), "img_width": np.int32(28)}
