@@ -188,9 +188,9 @@ class StableDiffusion(CompiledModels):
                 table.
             **options: `img_height`, `img_width` (None: the model's), `sampler`, `schedule` and
                 `max_steps`; for `tf_saved_model` also `tasks` (some of "text_to_image",
-                "image_to_image", "inpaint"; None: what the network can do), `batch_size`, `free_size` (any size and batch,
-                without XLA), `jit_compile` and `eta`; for the others `weights` ("float32",
-                "float16", "int8", as far as the format has them).
+                "image_to_image", "inpaint"; None: what the network can do), `batch_size`,
+                `free_size` (any size and batch, without XLA), `jit_compile` and `eta`; for the
+                others `weights` ("float32", "float16", "int8", as far as the format has them).
 
         Returns:
             The path.
