@@ -2,7 +2,7 @@
 
 The demo's UNet and text encoder, the same weights, batch and optimizer (AdamW), float32, latents
 ready: one step of each in turn, and the medians. Freed memory is kept, as `kerasdiff train` does;
-it is one process, so that torch has the good of it too (`--give-back` for the system's own way).
+it is one process, so that torch has the good of it too.
 
     python -m benchmarks.training --batch 48 --steps 10
 """
@@ -98,10 +98,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--give-back", action="store_true", help="freed memory to the system")
     given = parser.parse_args()
-    if not given.give_back:
-        keep_freed_memory()
+    keep_freed_memory()
     batch = make_batch(given.batch)
     with tempfile.TemporaryDirectory() as temporary:
         model = StableDiffusion(checkpoint=CONFIG)

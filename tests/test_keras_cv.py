@@ -178,6 +178,7 @@ def test_layers_for_pictures_are_keras_own():
     assert augment(np.zeros((2, 16, 16, 3), "float32")).shape == (2, 8, 8, 3)
     with pytest.raises(AttributeError, match="neither kerasdiff.layers nor keras.layers has 'Grid"):
         keras_cv.layers.GridMask()
+    assert not hasattr(keras_cv.layers, "Conv2D")
 
 
 def test_sizes_are_not_rounded_silently():

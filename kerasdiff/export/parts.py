@@ -20,6 +20,7 @@ from kerasdiff.export.converters import check_converter, convert, convert_apart
 from kerasdiff.export.failures import new_folder, reason
 from kerasdiff.export.onnx_file import write_onnx
 from kerasdiff.export.pieces import cut
+from kerasdiff.export.tables import from_noise
 from kerasdiff.export.writing import (
     check_backend,
     check_max_steps,
@@ -27,7 +28,7 @@ from kerasdiff.export.writing import (
     write_tokenizers,
 )
 from kerasdiff.options import check_size
-from kerasdiff.samplers import COLUMNS, make_table
+from kerasdiff.samplers import COLUMNS
 
 # of one file: LiteRT and ONNX files end at 2 GB, and converters take some seven times a file
 MOST_WEIGHTS = 250_000_000
@@ -114,7 +115,8 @@ def export_parts(
     check_max_steps(max_steps)
     check_converter(format, weights, models.diffusion_model.compute_dtype)
     config = models.config
-    tables, network = _tables(config.schedule, sampler, schedule, max_steps), {}
+    tables = from_noise(config.schedule, max_steps, sampler=sampler, schedule=schedule)
+    steps, network = {count: _described(table) for count, table in tables.items()}, {}
     with new_folder(path) as beside, without_loops():
         for part in make_parts(models, img_height, img_width):
             try:
@@ -124,7 +126,7 @@ def export_parts(
                 raise CheckpointError(text) from error
             if part.name.startswith("diffusion_model"):
                 network[part.name] = list(part.inputs)
-        facts = {"columns": COLUMNS, "tokens": write_tokenizers(models, beside), "steps": tables}
+        facts = {"columns": COLUMNS, "tokens": write_tokenizers(models, beside), "steps": steps}
         facts |= {"network": network, "in_channels": config.diffusion_model.in_channels}
         factor, channels = config.autoencoder.factor, config.autoencoder.latent_channels
         facts["latents"] = channels, img_height // factor, img_width // factor
@@ -149,24 +151,14 @@ def _write(part, format, folder, weights):
     shutil.rmtree(folder / "scratch")
 
 
-def _tables(config, sampler, schedule, max_steps):
-    """A table from noise for each number of steps that the sampler can take."""
-    tables, fault = {}, None
-    for steps in range(1, max_steps + 1):
-        try:
-            table = make_table(config, steps, sampler=sampler, schedule=schedule)
-        except ValueError as error:
-            fault = error
-            continue
-        tables[steps] = {
-            "initial_noise": table.initial_noise,
-            "final_scale": table.final_scale,
-            "noise_slots": table.noise_slots,
-            "rows": table.rows.tolist(),
-        }
-    if not tables:
-        raise fault
-    return tables
+def _described(table):
+    """What `sampler.json` says of a table."""
+    return {
+        "initial_noise": table.initial_noise,
+        "final_scale": table.final_scale,
+        "noise_slots": table.noise_slots,
+        "rows": table.rows.tolist(),
+    }
 
 
 def _save(part, folder):

@@ -55,22 +55,36 @@ def make_tables(config, sampler=None, schedule=None, eta=None, max_steps=100):
         ValueError: if the sampler has no table for any number of steps.
     """
     options = {"sampler": sampler, "schedule": schedule, "eta": eta}
-    pure_noise, found, faults = np.zeros(max_steps + 1, "float32"), {}, []
-    for steps in range(1, max_steps + 1):
-        try:
-            pure_noise[steps] = make_table(config, steps, **options).initial_noise
-        except ValueError as fault:
-            faults.append(fault)
-            continue
+    pure_noise, found = np.zeros(max_steps + 1, "float32"), {}
+    for steps, whole in from_noise(config, max_steps, **options).items():
+        pure_noise[steps] = whole.initial_noise
         for taken in range(1, steps + 1):
             # between two strengths at which the number of steps changes
             strength = min((taken + 0.5) / steps, 1.0)
             found[steps, taken] = make_table(
                 config, steps, strength=strength, from_noise=False, **options
             )
-    if not found:
-        raise faults[-1]
     return _pack(found, pure_noise)
+
+
+def from_noise(config, max_steps, **options):
+    """The table from noise of every number of steps that a sampler can take, by that number.
+
+    Args:
+        config, max_steps, **options: as for `make_tables`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    tables, faults = {}, []
+    for steps in range(1, max_steps + 1):
+        try:
+            tables[steps] = make_table(config, steps, **options)
+        except ValueError as fault:
+            faults.append(fault)
+    if not tables:
+        raise faults[-1]
+    return tables
 
 
 def _pack(found, pure_noise):

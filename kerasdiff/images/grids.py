@@ -23,7 +23,8 @@ def grid(pictures, labels=None, columns=None):
         A PIL image.
 
     Raises:
-        ValueError: no pictures, pictures of several sizes, or another number of labels.
+        ValueError: no pictures, one alone, pictures that are not uint8 or of several sizes, or
+            another number of labels.
     """
     if not isinstance(pictures, (list, tuple)) and np.ndim(pictures) == 3:
         raise ValueError("`pictures` must be several, and this is one: give [picture]")

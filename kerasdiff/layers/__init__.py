@@ -52,7 +52,8 @@ __all__ = [
 
 
 def __getattr__(name):
-    theirs = "Pipeline" if name == "Augmenter" else name  # keras-cv's name of it
-    if name.startswith("_") or not hasattr(keras.layers, theirs):
-        raise AttributeError(f"neither kerasdiff.layers nor keras.layers has {name!r}")
-    return getattr(keras.layers, theirs)
+    # "Augmenter" is keras-cv's name. Layers with kernels are not passed on: there is one door.
+    found = getattr(keras.layers, "Pipeline" if name == "Augmenter" else name, None)
+    if ".preprocessing." not in getattr(found, "__module__", ""):
+        raise AttributeError(f"neither kerasdiff.layers nor keras.layers has {name!r} for pictures")
+    return found
