@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kerasdiff.configs import SD1, SD2
-from kerasdiff.export.tables import make_tables, place
+from kerasdiff.export.tables import from_noise, make_tables, place
 from kerasdiff.samplers import COLUMNS, SAMPLERS, make_table
 
 SLOT, WEIGHT = COLUMNS.index("noise_slot"), COLUMNS.index("noise_weight")
@@ -56,3 +56,9 @@ def test_hundred_steps_are_small():
 def test_a_sampler_without_any_table_says_why():
     with pytest.raises(ValueError, match="magic"):
         make_tables(SD1.schedule, "magic")
+
+
+def test_steps_that_a_sampler_cannot_take_have_no_table():
+    assert [*from_noise(SD1.schedule, 52, sampler="lcm")] == [*range(1, 51)]
+    with pytest.raises(ValueError, match="`sampler` must be one of"):
+        from_noise(SD1.schedule, 2, sampler="magic")

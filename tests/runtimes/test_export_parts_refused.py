@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from export_cases import opened
 
-from kerasdiff.configs import SD1
 from kerasdiff.export import converters, parts
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "litert" / "paint.py"
@@ -62,12 +61,6 @@ def test_steps_that_are_no_number_of_them_are_refused(model, tmp_path, max_steps
     with pytest.raises(ValueError, match="`max_steps` must be a whole number from 1 to 1000"):
         model.export(tmp_path / "parts", "litert", max_steps=max_steps)
     assert not list(tmp_path.iterdir())
-
-
-def test_steps_that_a_sampler_cannot_take_have_no_table():
-    assert [*parts._tables(SD1.schedule, "lcm", None, 52)] == [*range(1, 51)]
-    with pytest.raises(ValueError, match="`sampler` must be one of"):
-        parts._tables(SD1.schedule, "magic", None, 2)
 
 
 @pytest.mark.parametrize("format", ("litert", "onnx"))
