@@ -117,6 +117,20 @@ def test_upsampling_repeats_pixels_and_crops_to_the_skip():
     assert layer.compute_output_shape((1, 2, 2, 1), (1, 3, None, 9)) == (1, 3, None, 1)
 
 
+@pytest.mark.parametrize("dtype, most", [("float32", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("int8", [False, True])
+def test_upsampling_in_one_convolution_is_repeating_and_then_convolving(dtype, most, int8):
+    layer, x = Upsample(5, dtype=dtype), ops.cast(numbers(2, 3, 4, 7), dtype)
+    layer.build(x.shape)
+    layer.conv.bias.assign(numbers(5))
+    if int8:
+        layer.conv.quantize("int8")
+    expected = ops.cast(layer.conv(ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)), "float32")
+    got = layer(x)
+    assert got.dtype == x.dtype and got.shape == (2, 6, 8, 5)
+    assert np.abs(ops.cast(got, "float32") - expected).max() < most * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("padding, expected", [(1, (1, 3, 4, 2)), ((0, 1), (1, 2, 4, 2))])
 def test_downsampling_rounds_as_its_padding_says(padding, expected):
     layer = Downsample(2, padding)

@@ -137,8 +137,11 @@ class Downsample(Composite):
 class Upsample(Composite):
     """Repeats each pixel twice in both directions, and convolves.
 
-    Before the convolution the picture is cropped to the height and width of `like`, the skip that
-    comes next: halving an odd size has rounded up.
+    Of the nine pixels under the kernel several are the same one then, so that their weights are
+    added instead, and four small convolutions of the input give the four pixels of each: 16
+    products where there were 36. A picture that is to be cropped before the convolution, to the
+    height and width of `like`, the skip that comes next, is doubled indeed: halving an odd size
+    has rounded up.
 
     Args:
         channels: of the output.
@@ -155,11 +158,34 @@ class Upsample(Composite):
         self.conv.build(x_shape)
 
     def call(self, x, like=None):
+        _, height, width, _ = ops.shape(x)
+        if like is None or tuple(like.shape[1:3]) == (2 * height, 2 * width):
+            return self._double(x)
         x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
-        if like is not None:
-            _, height, width, _ = ops.shape(like)
-            x = x[:, :height, :width]
-        return self.conv(x)
+        _, height, width, _ = ops.shape(like)
+        return self.conv(x[:, :height, :width])
+
+    def _double(self, x):
+        """(B, H, W, C) -> (B, 2H, 2W, channels)"""
+        batch, height, width, _ = ops.shape(x)
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        sums = keras.backend.result_type(x.dtype, "float32")
+        kernel, rows = ops.cast(self.conv.kernel_values(x), sums), []
+        for above, tall in zip((x[:, :-1], x[:, 1:]), _halves(kernel, 0), strict=True):
+            left, right = (
+                ops.conv(beside, ops.cast(small, x.dtype), data_format="channels_last")
+                for beside, small in zip(
+                    (above[:, :, :-1], above[:, :, 1:]), _halves(tall, 1), strict=True
+                )
+            )
+            # (B, H, W, 2 channels) -> (B, H, 2W channels)
+            pairs = ops.concatenate([left, right], axis=-1)
+            rows.append(ops.reshape(pairs, (batch, height, 2 * width * self.channels)))
+        # (B, H, 4W channels) -> (B, 2H, 2W, channels)
+        x = ops.reshape(
+            ops.concatenate(rows, axis=-1), (batch, 2 * height, 2 * width, self.channels)
+        )
+        return self.conv.scaled(x) + self.conv.bias
 
     def compute_output_shape(self, x_shape, like_shape=None):
         height, width = (
@@ -168,3 +194,10 @@ class Upsample(Composite):
             else like_shape[1:3]
         )
         return (x_shape[0], height, width, self.channels)
+
+
+def _halves(kernel, axis):
+    """What three weights are to a doubled pixel's first and second half: two weights each."""
+    before, centre, after = ops.split(kernel, 3, axis)
+    first, second = [before, centre + after], [before + centre, after]
+    return ops.concatenate(first, axis), ops.concatenate(second, axis)

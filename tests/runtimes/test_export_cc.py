@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++
 def paint(tmp_path_factory):
     """A function that runs the built program."""
     folder = tmp_path_factory.mktemp("build")
-    for name in ("paint.cc", "Makefile"):
+    for name in ("paint.cc", "tokenizer.h", "Makefile"):
         shutil.copy(EXAMPLE / name, folder)
     subprocess.run(["make", "-s", f"PYTHON={sys.executable}"], cwd=folder, check=True)
 

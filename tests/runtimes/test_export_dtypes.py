@@ -2,27 +2,29 @@
 
 import numpy as np
 import pytest
-from export_cases import PICTURE, alone, inputs, opened, same, settings
+from export_cases import MASK, PICTURE, alone, inputs, opened, same, settings
 
 from kerasdiff import StableDiffusion
-from kerasdiff.export import TASKS
 
 
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
 def test_sixteen_bits_give_nearly_pythons_pictures(tmp_path, dtype):
     model = opened(tmp_path, "sd1", dtype=dtype)
-    folder = model.export(tmp_path / "sampler", tasks=TASKS[:2], max_steps=2, jit_compile=False)
+    folder = model.export(tmp_path / "sampler", max_steps=2, jit_compile=False)
     image, half = {"image": PICTURE[None]}, {"strength": np.float32(0.5)}
+    mask = {"mask": MASK[None]}
     noise = np.random.default_rng(1).standard_normal((1, 16, 16, 4), "float32")
     results = alone(
         folder, tmp_path,
         ("text_to_image", inputs(model, "a house", steps=2)),
         ("image_to_image", inputs(model, "a house", steps=2, **image, **half)),
+        ("inpaint", inputs(model, "a house", steps=2, **image, **mask, **half)),
         ("decode", {"latents": noise}),
     )  # fmt: skip
     expected = (
         model.text_to_image("a house", **settings(steps=2)),
         model.image_to_image("a house", PICTURE, 0.5, **settings(steps=2)),
+        model.inpaint("a house", PICTURE, MASK, 0.5, **settings(steps=2)),
         model.decode(noise),
     )
     for result, wanted in zip(results, expected, strict=True):
