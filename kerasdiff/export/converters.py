@@ -23,7 +23,12 @@ PACKAGES = {
 }
 
 
-HALVES = {"litert": ("bfloat16", "float16"), "openvino": ("bfloat16",), "coreml": ("bfloat16",)}
+HALVES = {
+    "litert": ("bfloat16", "float16"),
+    "onnx": ("bfloat16",),
+    "openvino": ("bfloat16",),
+    "coreml": ("bfloat16",),
+}
 """Models in these dtypes are beyond a format's converter."""
 
 
@@ -34,9 +39,9 @@ def check_converter(format, weights, dtype):
             f"`weights` of {format} must be one of {', '.join(WEIGHTS[format])}, not {weights!r}"
         )
     if dtype in HALVES.get(format, ()):
+        halves = '; `weights="float16"` halves the files' if "float16" in WEIGHTS[format] else ""
         raise ValueError(
-            f"{format} cannot be written from a model in {dtype}: open it in float32; "
-            '`weights="float16"` halves the files'
+            f"{format} cannot be written from a model in {dtype}: open it in float32{halves}"
         )
     try:
         import_module(PACKAGES[format])

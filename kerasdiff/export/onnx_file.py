@@ -50,10 +50,12 @@ def write_onnx(part, target):
 
 def _erfc(graph, node, *_):
     """ONNX has erf alone: erfc = 1 - erf."""
+    from tf2onnx.utils import map_onnx_to_numpy_type
+
     (given,), (output,) = node.input, node.output
     shape, dtype = graph.get_shape(output), graph.get_dtype(output)
     graph.remove_node(node.name)
-    one = graph.make_const(f"{node.name}_one", np.float32(1.0))
+    one = graph.make_const(f"{node.name}_one", np.ones((), map_onnx_to_numpy_type(dtype)))
     erf = graph.make_node("Erf", [given], shapes=[shape], dtypes=[dtype])
     return graph.make_node("Sub", [one.output[0], erf.output[0]], name=node.name,
                            outputs=[output], shapes=[shape], dtypes=[dtype])  # fmt: skip

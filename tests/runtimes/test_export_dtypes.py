@@ -12,7 +12,7 @@ def test_sixteen_bits_give_nearly_pythons_pictures(tmp_path, dtype):
     model = opened(tmp_path, "sd1", dtype=dtype)
     folder = model.export(tmp_path / "sampler", max_steps=2, jit_compile=False)
     image, half = {"image": PICTURE[None]}, {"strength": np.float32(0.5)}
-    mask = {"mask": MASK[None]}
+    mask = {"mask": MASK[None, ..., None]}
     noise = np.random.default_rng(1).standard_normal((1, 16, 16, 4), "float32")
     results = alone(
         folder, tmp_path,
@@ -28,6 +28,7 @@ def test_sixteen_bits_give_nearly_pythons_pictures(tmp_path, dtype):
         model.decode(noise),
     )
     for result, wanted in zip(results, expected, strict=True):
+        assert "images" in result, result["error"]
         assert wanted.std() > 10
         assert np.abs(result["images"].astype(int) - wanted).mean() < 4
     networks = model.text_encoder, model.diffusion_model, model.image_encoder, model.decoder

@@ -13,6 +13,7 @@ from drawn_checkpoint import write_checkpoint
 from PIL import Image
 from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
+from kerasdiff import StableDiffusion
 from kerasdiff.attention import function
 from kerasdiff.block_plan import unet_blocks
 from kerasdiff.cli import main
@@ -111,6 +112,22 @@ def test_other_runtimes_paint_the_picture(
     folder = model.export(tmp_path / "parts", format, max_steps=3, sampler="dpmpp_2m_sde")
     picture = painted(paint, folder, runtime(folder))
     assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "format, package, runtime", (("onnx", "tf2onnx", Onnx), ("openvino", "openvino", OpenVino))
+)
+def test_a_model_in_float16_paints_nearly_its_picture(
+    drawn_folder, paint, tmp_path, format, package, runtime
+):
+    pytest.importorskip(package)
+    model = StableDiffusion.from_preset(drawn_folder, dtype="float16", jit_compile=False)
+    folder = model.export(tmp_path / "parts", format, max_steps=3)
+    apart = difference(painted(paint, folder, runtime(folder)), expected(model))
+    assert apart.max() <= 8 and apart.mean() <= 0.5
+    weights = 2 * model.diffusion_model.count_params()
+    files = (path.stat().st_size for path in folder.glob("diffusion_model.*"))
+    assert max(files) < 1.35 * weights  # OpenVINO's graph lies beside its weights
 
 
 @pytest.mark.parametrize("count", (2, 3, 7))

@@ -25,7 +25,8 @@ def model(checkpoints):
 
 
 @pytest.mark.parametrize(
-    "format, dtype", (("litert", "bfloat16"), ("litert", "float16"), ("openvino", "bfloat16"))
+    "format, dtype",
+    (("litert", "bfloat16"), ("litert", "float16"), ("onnx", "bfloat16"), ("openvino", "bfloat16")),
 )
 def test_sixteen_bits_that_a_converter_does_not_know_are_refused(
     checkpoints, tmp_path, format, dtype
