@@ -1,8 +1,10 @@
-"""Seconds and extra peak memory of attention against length, plain and in chunks.
+"""Seconds and extra peak memory of attention against length, beside torch's own attention.
 
-Each case runs in a process of its own. Extra memory is how far the peak resident size of that
-process rises above its resident size just before the first full-size call, outputs included;
-inputs, tracing and a small run before it are not counted. Seconds are medians of later calls.
+Forms: `plain` (all scores at once), `chunked` (what the models use) and `torch`
+(`scaled_dot_product_attention`). Seconds of a case are medians of forms that take turns in one
+process. Extra memory is measured in a process for each form: how far its peak resident size rises
+above the resident size just before the first full-size call; inputs, results, tracing and a small
+run before it are not counted.
 """
 
 import argparse
@@ -17,10 +19,12 @@ from pathlib import Path
 EXAMPLES = """examples:
   python -m benchmarks.attention                              Stable Diffusion's sizes, forward
   python -m benchmarks.attention --backward                   the same with gradients
-  python -m benchmarks.attention --cases 1x8x65536x40 --forms chunked
-  python -m benchmarks.attention --dtype bfloat16 --xla --repeats 5
+  python -m benchmarks.attention --cases 1x1x65536x40 --forms chunked
+  python -m benchmarks.attention --dtype bfloat16 --compiler graph --repeats 5
 """
-CASES = ("2x8x1024x80", "2x8x4096x40", "1x8x4096x40", "1x8x8192x40", "1x8x16384x40")
+CASES = ("2x8x4096x40", "2x10x4096x64", "2x8x4096x80", "1x8x16384x40", "1x8x16384x64",
+         "1x8x16384x80")  # fmt: skip
+FORMS = ("plain", "chunked", "torch")
 
 
 def parse(arguments=None):
@@ -33,10 +37,10 @@ def parse(arguments=None):
     parser.add_argument(
         "--cases", nargs="+", default=CASES, metavar="BxHxTxD", help="batch x heads x length x size"
     )
-    parser.add_argument("--forms", nargs="+", default=("plain", "chunked"), metavar="FORM")
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--backward", action="store_true", help="output and gradients")
-    parser.add_argument("--xla", action="store_true", help="compile with XLA")
+    parser.add_argument("--compiler", default="auto", choices=("auto", "xla", "graph"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--query-chunk", type=int, default=512)
     parser.add_argument("--key-chunk", type=int, default=4096)
@@ -46,10 +50,8 @@ def parse(arguments=None):
         default=4.5,
         help="skip the plain form over so many GB of scores",
     )
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a case to measure in this process
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # measured in this process
     options = parser.parse_args(arguments)
-    if unknown := set(options.forms) - {"plain", "chunked"}:
-        parser.error(f"--forms must be plain or chunked, not {', '.join(sorted(unknown))}")
     for case in options.cases:
         parts = case.split("x")
         if len(parts) != 4 or not all(part.isdigit() and int(part) for part in parts):
@@ -65,17 +67,26 @@ def memory(field):
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def measure(case, form, options):
-    """Prints the seconds and extra memory of one case, as JSON."""
+def drawn(case, length=None):
+    """Query, key and value (B, T, H, D), float32."""
     import numpy as np
+
+    batch, heads, full, size = map(int, case.split("x"))
+    shape = (batch, length or full, heads, size)
+    return [np.random.default_rng(i).standard_normal(shape, "float32") for i in range(3)]
+
+
+def ours(case, form, options):
+    """A function from three arrays to one that computes their attention, on tensors made once."""
     import tensorflow as tf
 
     from kerasdiff.attention import attention
+    from kerasdiff.backend import resolve_jit_compile
 
-    batch, heads, length, size = map(int, case.split("x"))
-    small = max(64, length // 64)
+    batch, heads, length, _ = map(int, case.split("x"))
     whole = (batch * heads * length, length)  # all scores at once: the plain form
     chunks = whole if form == "plain" else (options.query_chunk, options.key_chunk)
+    compiler = {"auto": "auto", "xla": True, "graph": False}[options.compiler]
 
     def forward(*arrays):
         # The small run takes as many chunks as the full one, so that both do the same.
@@ -90,68 +101,118 @@ def measure(case, form, options):
         return output, tape.gradient(output, arrays)
 
     function = tf.function(
-        backward if options.backward else forward, jit_compile=options.xla, autograph=False
-    )
+        backward if options.backward else forward,
+        jit_compile=resolve_jit_compile(compiler, options.dtype), autograph=False,
+    )  # fmt: skip
 
-    def inputs(length):
-        rng = np.random.default_rng(0)
-        shape = (batch, length, heads, size)
-        drawn = [rng.standard_normal(shape, "float32") for _ in range(3)]
-        return [tf.cast(array, options.dtype) for array in drawn]
+    def prepare(arrays):
+        tensors = [tf.cast(array, options.dtype) for array in arrays]
+        function.get_concrete_function(*tensors)
 
-    def run(arrays):
-        begin = time.perf_counter()
-        for each in tf.nest.flatten(function(*arrays)):
-            each.numpy()
-        return time.perf_counter() - begin
+        def run():
+            for each in tf.nest.flatten(function(*tensors)):
+                each.numpy()
 
-    run(inputs(small))
-    arrays = inputs(length)
-    function.get_concrete_function(*arrays)
+        return run
+
+    return prepare
+
+
+def torchs(case, form, options):
+    """As `ours`, by torch, whose attention takes (B, H, T, D)."""
+    import torch
+
+    def prepare(arrays):
+        dtype = getattr(torch, options.dtype)
+        tensors = [torch.from_numpy(array).to(dtype).transpose(1, 2) for array in arrays]
+
+        def run():
+            with torch.set_grad_enabled(options.backward):
+                for tensor in tensors:
+                    tensor.requires_grad_(options.backward)
+                    tensor.grad = None
+                output = torch.nn.functional.scaled_dot_product_attention(*tensors)
+                if options.backward:
+                    output.backward(torch.ones_like(output))
+
+        return run
+
+    return prepare
+
+
+def prepare(case, form, options):
+    return (torchs if form == "torch" else ours)(case, form, options)
+
+
+def measure_memory(case, form, options):
+    """Extra MB of one form."""
+    maker = prepare(case, form, options)
+    batch, heads, length, size = map(int, case.split("x"))
+    maker(drawn(case, max(64, length // 64)))()
+    run = maker(drawn(case))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = memory("VmRSS")
-    run(arrays)
-    extra = memory("VmHWM") - before
-    seconds = statistics.median(run(arrays) for _ in range(options.repeats))
-    print(json.dumps({"seconds": seconds, "extra": extra}))
+    run()
+    width = 2 if options.dtype == "bfloat16" else 4
+    results = batch * heads * length * size * width * (4 if options.backward else 1) / 1e6
+    return max(0.0, memory("VmHWM") - before - results)
 
 
-def measure_apart(case, form, options):
-    """`measure` in a fresh process: a dict, or why there is none."""
-    batch, heads, length, _ = map(int, case.split("x"))
-    scores = batch * heads * length * length * 4 / 1e9
-    if form == "plain" and scores > options.plain_limit:
-        return f"skipped: its scores alone take {scores:.1f} GB"
-    command = [sys.executable, "-m", "benchmarks.attention", "--one", case, "--forms", form]
-    command += ["--dtype", options.dtype, "--repeats", str(options.repeats)]
-    command += ["--query-chunk", str(options.query_chunk), "--key-chunk", str(options.key_chunk)]
-    command += ["--backward"] * options.backward + ["--xla"] * options.xla
+def measure_seconds(case, forms, options):
+    """Median seconds of each form."""
+    runs = {form: prepare(case, form, options)(drawn(case)) for form in forms}
+    seconds = {form: [] for form in forms}
+    for _ in range(options.repeats + 1):
+        for form, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            seconds[form].append(time.perf_counter() - begin)
+    return {form: statistics.median(later) for form, (_, *later) in seconds.items()}
+
+
+def apart(what, case, forms, options):
+    """A measurement in a fresh process; None where it fails."""
+    command = [sys.executable, "-m", "benchmarks.attention", "--one", what, case, "--forms", *forms]
+    for name in ("dtype", "compiler", "repeats", "query_chunk", "key_chunk"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    command += ["--backward"] * options.backward
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if result.returncode:
-        return f"failed with exit code {result.returncode}"
-    return json.loads(result.stdout.splitlines()[-1])
+    return None if result.returncode else json.loads(result.stdout.splitlines()[-1])
+
+
+def rows(case, options):
+    """Lines of the table, one for each form."""
+    batch, heads, length, _ = map(int, case.split("x"))
+    scores = batch * heads * length * length * 4 / 1e9
+    forms = [each for each in options.forms if each != "plain" or scores <= options.plain_limit]
+    seconds = apart("seconds", case, forms, options)
+    for form in options.forms:
+        if form not in forms:
+            yield f"| {case} | {form} | skipped: its scores alone take {scores:.1f} GB | | |"
+        elif (extra := apart("memory", case, [form], options)) is None or seconds is None:
+            yield f"| {case} | {form} | failed | | |"
+        else:
+            share = f"{seconds[form] / seconds['torch']:.2f}" if "torch" in forms else ""
+            yield f"| {case} | {form} | {seconds[form]:.3f} | {share} | {extra:.0f} |"
 
 
 def main(arguments=None):
     options = parse(arguments)
     if options.one:
-        measure(options.one, options.forms[0], options)
-        return
+        what, case = options.one
+        found = (
+            measure_seconds(case, options.forms, options) if what == "seconds"
+            else measure_memory(case, options.forms[0], options)
+        )  # fmt: skip
+        return print(json.dumps(found))
     what = "output and gradients" if options.backward else "output"
-    compiler = "XLA" if options.xla else "graph"
-    print(f"attention, {what}, {options.dtype}, {compiler}\n")
-    print("| batch x heads x length x size | form | seconds | extra MB |\n|---|---|---|---|")
+    print(f"attention, {what}, {options.dtype}, compiler: {options.compiler}\n")
+    print("| batch x heads x length x size | form | seconds | of torch | extra MB |")
+    print("|---|---|---|---|---|")
     for case in options.cases:
-        for form in options.forms:
-            found = measure_apart(case, form, options)
-            if isinstance(found, str):
-                print(f"| {case} | {form} | {found} | |", flush=True)
-            else:
-                print(
-                    f"| {case} | {form} | {found['seconds']:.3f} | {found['extra']:.0f} |",
-                    flush=True,
-                )
+        for line in rows(case, options):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
