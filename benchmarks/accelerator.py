@@ -15,7 +15,7 @@ import gc
 import keras
 
 from benchmarks.unet_step import make_inputs, medians, ours, torch_network, torch_step
-from kerasdiff.backend import device, has_fused_attention
+from kerasdiff.backend import device, fused_attention_dtypes
 from kerasdiff.checkpoints.diffusers_configs import to_json
 from kerasdiff.configs import FAMILIES
 from kerasdiff.stable_diffusion import StableDiffusion
@@ -119,7 +119,7 @@ def main():
     names = ("kerasdiff", "diffusers")
     parser.add_argument("--contenders", nargs="+", default=names, choices=names)
     options = parser.parse_args()
-    fused = "fused" if has_fused_attention() else "not fused"
+    fused = "fused" if fused_attention_dtypes() else "not fused"
     print(f"{keras.backend.backend()} on {device()}, attention {fused}\n")
     for family in options.families:
         compare(family, options)

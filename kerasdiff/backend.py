@@ -1,7 +1,7 @@
-"""The only file that knows TensorFlow from JAX: it compiles pure functions over a model's weights.
+"""What alone knows backends apart: pure functions, compiled over a model's weights.
 
 Weights are arguments of a compiled program, never constants in it: assign a variable and the next
-call sees the new value, without a new trace, on every backend.
+call sees the new value, without a new trace. On OpenVINO alone, which cannot, with one.
 """
 
 import ctypes
@@ -22,7 +22,8 @@ class Program:
         function: takes and returns nested structures of tensors and calls `model`; it must be pure.
         model: the `keras.Model` (or list of models) whose variables `function` reads.
         jit_compile: `True` compiles with XLA, `False` does not (TensorFlow: a graph; JAX: op by
-            op), `"auto"` follows a measured table for the device and the model's compute dtype.
+            op), `"auto"` follows a measured table for the device and the model's compute dtype;
+            OpenVINO has one way to compile.
 
     Attributes:
         traces: how many times `function` has been traced; a steady count means that nothing is
@@ -34,7 +35,8 @@ class Program:
         self.traces = 0
         self._function = function
         self._variables = [variable for each in models for variable in each.variables]
-        self.jit_compile = resolve_jit_compile(jit_compile, models[0].compute_dtype)
+        self.dtype = models[0].compute_dtype
+        self.jit_compile = resolve_jit_compile(jit_compile, self.dtype)
         self._compiled = _COMPILERS.get(keras.backend.backend(), _run_as_it_is)(self)
 
     def __call__(self, *inputs):
@@ -93,14 +95,25 @@ def device():
 
 
 @functools.cache
-def has_fused_attention():
-    """Whether Keras can hand attention in 16 bits to cuDNN: JAX on NVIDIA's GPUs from Ampere on."""
+def fused_attention_dtypes():
+    """In which dtypes Keras hands attention to a kernel that needs no scores in memory.
+
+    cuDNN's on JAX with NVIDIA's GPUs from Ampere on, and OpenVINO's.
+    """
+    if keras.backend.backend() == "openvino":
+        return ("float32", "bfloat16")
     if keras.backend.backend() != "jax" or device() != "gpu":
-        return False
+        return ()
     import jax
 
     gpu = jax.devices()[0]
-    return "cuda" in gpu.client.platform_version and float(gpu.compute_capability) >= 8.0
+    fits = "cuda" in gpu.client.platform_version and float(gpu.compute_capability) >= 8.0
+    return ("float16", "bfloat16") if fits else ()
+
+
+def runs_one_by_one():
+    """Whether layers run well without a program: OpenVINO's gave another picture, in minutes."""
+    return keras.backend.backend() != "openvino"
 
 
 def compiles_training():
@@ -248,8 +261,18 @@ def _compile_with_jax(program):
     return lambda *inputs: compiled([variable.value for variable in variables], *inputs)
 
 
+def _compile_with_openvino(program):
+    from kerasdiff.openvino_program import compile_program
+
+    return compile_program(program)
+
+
 def _run_as_it_is(program):
     return program.trace
 
 
-_COMPILERS = {"tensorflow": _compile_with_tensorflow, "jax": _compile_with_jax}
+_COMPILERS = {
+    "tensorflow": _compile_with_tensorflow,
+    "jax": _compile_with_jax,
+    "openvino": _compile_with_openvino,
+}

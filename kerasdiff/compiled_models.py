@@ -11,7 +11,13 @@ import numpy as np
 
 from kerasdiff import conditioning, images, progress, sampling
 from kerasdiff.added_tokens import add_token, expand
-from kerasdiff.backend import Program, for_few_calls, keep_programs, resolve_jit_compile
+from kerasdiff.backend import (
+    Program,
+    for_few_calls,
+    keep_programs,
+    resolve_jit_compile,
+    runs_one_by_one,
+)
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
@@ -57,6 +63,8 @@ class CompiledModels:
         if memory not in MEMORY:
             raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
         self._models = open_models(checkpoint, dtype, **files)
+        if memory == "low" and not runs_one_by_one():
+            raise ValueError('on OpenVINO `memory` must be "high" or "medium", not "low"')
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()

@@ -44,7 +44,7 @@ def fused(monkeypatch):
         exact = plain(*(ops.cast(array, "float64") for array in arrays), **options)
         return ops.cast(exact, arrays[0].dtype)
 
-    monkeypatch.setattr(function, "has_fused_attention", lambda: True)
+    monkeypatch.setattr(function, "fused_attention_dtypes", lambda: ("float16", "bfloat16"))
     monkeypatch.setattr(function.ops, "dot_product_attention", kernel)
     return calls
 

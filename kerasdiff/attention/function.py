@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.pieces import MASKED, chunked, scaled, softmax, sum_dtype
-from kerasdiff.backend import has_fused_attention
+from kerasdiff.backend import fused_attention_dtypes
 
 SHORT = 4
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
@@ -36,8 +36,8 @@ def attention(
 
     Problems of at most `SHORT * query_chunk_size * key_chunk_size` scores take the plain form;
     longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
-    Without a mask and in 16 bits, NVIDIA's GPUs run cuDNN's fused kernel instead, through Keras on
-    JAX: FlashAttention (arXiv 2205.14135), of linear memory too. Matrix products are in the
+    Without a mask a fused kernel of linear memory runs instead, through Keras, where there is one:
+    cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, OpenVINO's. Matrix products are in the
     inputs' dtype; softmax, its sums and all accumulation over chunks are in float32 (float64 for
     float64). Queries are scaled before the product, so that float16 scores overflow later.
 
@@ -78,7 +78,7 @@ def _is_fused(query, key, value):
     dtype, size = keras.backend.standardize_dtype(query.dtype), query.shape[-1]
     # What the kernel takes.
     fits = size == value.shape[-1] and size % 8 == 0 and size <= 128 and key.shape[1] != 0
-    return fits and dtype in ("float16", "bfloat16") and has_fused_attention()
+    return fits and dtype in fused_attention_dtypes()
 
 
 def _is_short(query, key, sizes):

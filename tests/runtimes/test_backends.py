@@ -13,6 +13,11 @@ from stable_diffusion_cases import tiny_checkpoint
 PROGRAM = Path(__file__).with_name("backend_picture.py")
 BFLOAT16_MEAN = 4.0  # of 255: what rounding to 8 bits costs this wild network over three steps
 
+REFUSED = {
+    "{'dtype': 'float16'}": 'on OpenVINO `dtype` must be "float32" or "bfloat16", not "float16"',
+    "{'memory': 'low'}": "on OpenVINO `memory` must be",
+}
+
 folder = pytest.fixture(tiny_checkpoint, scope="module")
 
 
@@ -32,13 +37,25 @@ def test_backends_xla_and_bfloat16_agree(folder, tmp_path):
     """Each run also assigns a variable: another picture, and nothing traced again."""
     reference = backend_picture(folder, tmp_path, "tensorflow", True)
     others = [("tensorflow", False)]
-    if importlib.util.find_spec("jax"):
-        others.append(("jax", True))
+    others += [(name, True) for name in ("jax", "openvino") if importlib.util.find_spec(name)]
     for backend, jit_compile in others:
         got = backend_picture(folder, tmp_path, backend, jit_compile)
         scale = np.abs(reference["latents"]).max()
         assert np.abs(got["latents"] - reference["latents"]).max() / scale < 1e-4
         assert np.abs(got["pixels"].astype(int) - reference["pixels"]).max() <= 1
-    half = backend_picture(folder, tmp_path, "tensorflow", False, "bfloat16")
-    difference = np.abs(half["pixels"].astype(int) - reference["pixels"])
-    assert 0 < difference.mean() < BFLOAT16_MEAN
+    for backend in ("tensorflow", "openvino"):
+        half = backend_picture(folder, tmp_path, backend, False, "bfloat16")
+        difference = np.abs(half["pixels"].astype(int) - reference["pixels"])
+        assert 0 < difference.mean() < BFLOAT16_MEAN
+
+
+def test_openvino_refuses_what_it_gets_wrong(folder):
+    pytest.importorskip("openvino")
+    code = "from kerasdiff import StableDiffusion as S; import sys; " \
+           "S.from_preset(sys.argv[1], **{}).text_to_image('a', num_steps=1)"  # fmt: skip
+    for options, message in REFUSED.items():
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(options), folder],
+            env={**os.environ, "KERAS_BACKEND": "openvino"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert message in done.stderr.splitlines()[-1]
