@@ -1,4 +1,4 @@
-"""The house: imports go downwards only, rooms stay small, and the backend alone knows frameworks."""
+"""The house: imports go downwards, rooms stay small, and the backend alone knows frameworks."""
 
 import ast
 import configparser

@@ -37,9 +37,10 @@ def attention(
     Problems of at most `SHORT * query_chunk_size * key_chunk_size` scores take the plain form;
     longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
     Without a mask a fused kernel of linear memory runs instead, through Keras, where there is one:
-    cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, OpenVINO's. Matrix products are in the
-    inputs' dtype; softmax, its sums and all accumulation over chunks are in float32 (float64 for
-    float64). Queries are scaled before the product, so that float16 scores overflow later.
+    cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, and OpenVINO's.
+    Matrix products are in the inputs' dtype; softmax, its sums and all accumulation over chunks are
+    in float32 (float64 for float64). Queries are scaled before the product, so that float16 scores
+    overflow later.
 
     Args:
         query: (B, Tq, H, D) floating point. All lengths are allowed.
