@@ -116,6 +116,12 @@ def runs_one_by_one():
     return keras.backend.backend() != "openvino"
 
 
+def check_trains():
+    """ValueError on a backend that makes pictures only."""
+    if keras.backend.backend() == "openvino":
+        raise ValueError("OpenVINO does not train: set KERAS_BACKEND to tensorflow or jax")
+
+
 def compiles_training():
     """Whether XLA compiles training steps, where nobody says: not TensorFlow's on processors.
 

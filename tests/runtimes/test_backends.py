@@ -49,13 +49,36 @@ def test_backends_xla_and_bfloat16_agree(folder, tmp_path):
         assert 0 < difference.mean() < BFLOAT16_MEAN
 
 
-def test_openvino_refuses_what_it_gets_wrong(folder):
+def on_openvino(*command):
+    """The last line on standard error of a Python command that fails."""
+    done = subprocess.run(
+        [sys.executable, *command], env={**os.environ, "KERAS_BACKEND": "openvino"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_openvino_refuses_what_it_gets_wrong(folder, options):
     pytest.importorskip("openvino")
-    code = "from kerasdiff import StableDiffusion as S; import sys; " \
-           "S.from_preset(sys.argv[1], **{}).text_to_image('a', num_steps=1)"  # fmt: skip
-    for options, message in REFUSED.items():
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(options), folder],
-            env={**os.environ, "KERAS_BACKEND": "openvino"}, capture_output=True, text=True,
-        )  # fmt: skip
-        assert message in done.stderr.splitlines()[-1]
+    code = f"""
+import sys
+from kerasdiff import StableDiffusion
+StableDiffusion.from_preset(sys.argv[1], **{options}).text_to_image("a", num_steps=1)
+"""
+    assert REFUSED[options] in on_openvino("-c", code, folder)
+
+
+def test_openvino_does_not_train(tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "pictures").mkdir()
+    text = (
+        'kind = "diffusion"\nmodel = "demo"\noutput = "out"\nsteps = 1\n[data]\nfolder = "pictures"'
+    )
+    (tmp_path / "my.toml").write_text(text)
+    code = "import sys; from kerasdiff.cli import main; sys.exit(main())"
+    error = on_openvino("-c", code, "train", str(tmp_path / "my.toml"))
+    assert (
+        error == "kerasdiff: error: OpenVINO does not train: set KERAS_BACKEND to tensorflow or jax"
+    )

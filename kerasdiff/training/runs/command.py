@@ -75,9 +75,11 @@ def train(options, import_quietly):
     import_quietly()
     import keras
 
+    from kerasdiff.backend import check_trains
     from kerasdiff.training.devices import distribute
     from kerasdiff.training.runs import run
 
+    check_trains()
     part = (options.index, options.processes)
     if options.processes > 1 or keras.backend.backend() == "jax":
         distribute(options.coordinator, options.processes, options.index)
