@@ -1,17 +1,20 @@
 """Runs every benchmark and writes benchmarks/RESULTS.md: `make bench`."""
 
+import os
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-RUNS = (
-    ("jit_compile",),
-    ("attention",),
-    ("attention", "--backward", "--cases", "2x8x4096x40", "1x8x16384x40"),
-    ("loading",),
-    ("training", "--batch", "48", "--steps", "8"),
+RUNS = (  # Keras' backend and a command
+    ("tensorflow", "unet_step"),
+    ("openvino", "unet_step"),
+    ("tensorflow", "jit_compile"),
+    ("tensorflow", "attention"),
+    ("tensorflow", "attention", "--backward", "--cases", "2x8x4096x40", "1x8x16384x40"),
+    ("tensorflow", "loading"),
+    ("tensorflow", "training", "--batch", "48", "--steps", "8"),
 )
 TARGET = Path(__file__).with_name("RESULTS.md")
 
@@ -29,13 +32,17 @@ def machine():
 
 def main():
     parts = [f"# Results\n\nWritten by `make bench`, {time.strftime('%Y-%m-%d')}, {machine()}.\n"]
-    for name, *arguments in RUNS:
+    for backend, name, *arguments in RUNS:
         command = ["-m", f"benchmarks.{name}", *arguments]
-        print("python", *command, flush=True)
-        done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+        title = f"KERAS_BACKEND={backend} python {' '.join(command)}"
+        print(title, flush=True)
+        done = subprocess.run(
+            [sys.executable, *command], stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"KERAS_BACKEND": backend},
+        )  # fmt: skip
         if done.returncode:
             raise SystemExit(f"{name} failed")
-        parts.append(f"## `python {' '.join(command)}`\n\n{done.stdout.strip()}\n")
+        parts.append(f"## `{title}`\n\n{done.stdout.strip()}\n")
     TARGET.write_text("\n".join(parts))
     print(TARGET)
 
