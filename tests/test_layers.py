@@ -119,7 +119,7 @@ def test_upsampling_repeats_pixels_and_crops_to_the_skip():
 
 @pytest.mark.parametrize("dtype, most", [("float32", 2e-6), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("int8", [False, True])
-def test_upsampling_in_one_convolution_is_repeating_and_then_convolving(dtype, most, int8):
+def test_upsampling_by_four_convolutions_is_repeating_and_then_convolving(dtype, most, int8):
     layer, x = Upsample(5, dtype=dtype), ops.cast(numbers(2, 3, 4, 7), dtype)
     layer.build(x.shape)
     layer.conv.bias.assign(numbers(5))
