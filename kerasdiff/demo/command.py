@@ -4,7 +4,7 @@ import numpy as np
 
 from kerasdiff import images, progress
 from kerasdiff.demo.captions import caption
-from kerasdiff.demo.scenes import random_scene
+from kerasdiff.demo.scenes import MIXTURE, random_scene
 from kerasdiff.options import MAX_PICTURES
 
 BATCH, COLUMNS = 12, 6
@@ -42,9 +42,10 @@ def demo(options, import_quietly):
 
 
 def random_captions(count, seed):
-    """Texts that the demo model knows all the words of."""
-    rng = np.random.default_rng(seed)
-    return [caption(random_scene(rng, held_out=None), rng) for _ in range(count)]
+    """Texts that the demo model knows all the words of: each kind of scene in turn."""
+    rng, kinds = np.random.default_rng(seed), list(MIXTURE)
+    scenes = (random_scene(rng, held_out=None, kind=kinds[i % len(kinds)]) for i in range(count))
+    return [caption(scene, rng) for scene in scenes]
 
 
 def draw(model, captions, seed):
