@@ -19,15 +19,15 @@ from kerasdiff.demo.exam import BATCH, prompts
 from kerasdiff.demo.judge import score
 from kerasdiff.stable_diffusion import StableDiffusion
 
-OUTSIDE, INSIDE = (0.0, np.inf), (0.5, 10.0)
+EVERYWHERE, MIDDLE = (0.0, np.inf), (1.0, 10.0)
 CASES = {  # name: share of merged tokens, cache interval, sigmas with guidance
-    "everything": (0.0, 1, OUTSIDE),
-    "deep features every 2nd step": (0.0, 2, OUTSIDE),
-    "deep features every 3rd step": (0.0, 3, OUTSIDE),
-    "deep features every 4th step": (0.0, 4, OUTSIDE),
-    "guidance for sigma 0.5 to 10": (0.0, 1, INSIDE),
-    "a half of the tokens merged": (0.5, 1, OUTSIDE),
-    "every 3rd step, and guidance 0.5 to 10": (0.0, 3, INSIDE),
+    "everything": (0.0, 1, EVERYWHERE),
+    "deep features every 2nd step": (0.0, 2, EVERYWHERE),
+    "deep features every 3rd step": (0.0, 3, EVERYWHERE),
+    "deep features every 5th step": (0.0, 5, EVERYWHERE),
+    "guidance for sigma 1 to 10": (0.0, 1, MIDDLE),
+    "a half of the tokens merged": (0.5, 1, EVERYWHERE),
+    "every 4th step, guidance for sigma 1 to 10": (0.0, 4, MIDDLE),
 }
 
 

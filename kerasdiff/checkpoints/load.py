@@ -4,6 +4,7 @@ Tensors are read one at a time and cast to the variable's dtype, so that memory 
 of the weights in that dtype.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,8 @@ def load(model, tensors, skip=is_skipped):
     report = compare(tensors.shapes, {n: torch_shape(v) for n, v in variables.items()}, skip)
     if report.fault:
         raise MismatchError(tensors.source, model.name, report)
-    for name in report.used:
+    # The largest first: what is read and cast on the way then lies beside few weights.
+    for name in sorted(report.used, key=lambda name: -math.prod(tensors.shape(name))):
         variable = variables[name]
         with np.errstate(over="ignore"):
             array = tensors[name].astype(FLOATS[variable.dtype], copy=False)
