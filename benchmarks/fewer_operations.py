@@ -16,7 +16,7 @@ import numpy as np
 
 from kerasdiff.configs import SD1
 from kerasdiff.demo.exam import BATCH, prompts
-from kerasdiff.demo.judge import score
+from kerasdiff.demo.judge import score, share
 from kerasdiff.stable_diffusion import StableDiffusion
 
 EVERYWHERE, MIDDLE = (0.0, np.inf), (1.0, 10.0)
@@ -65,12 +65,6 @@ def measure(painters, asked, batch):
     return seconds, {name: np.concatenate(made) for name, made in pictures.items()}
 
 
-def right(pictures, asked):
-    """Share of all answers that are right, in percent."""
-    answers = score(pictures, [scene for scene, _ in asked]).values()
-    return 100.0 * sum(yes for yes, _ in answers) / sum(counted for _, counted in answers)
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -100,7 +94,8 @@ def main():
             print(f"{found}| - | - |")
         else:
             difference = np.abs(pictures[name] - exact).mean()
-            print(f"{found}| {right(pictures[name], asked):.1f} | {difference:.2f} |")
+            right = 100 * share(score(pictures[name], [scene for scene, _ in asked]))
+            print(f"{found}| {right:.1f} | {difference:.2f} |")
 
 
 if __name__ == "__main__":

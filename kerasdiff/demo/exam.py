@@ -29,8 +29,8 @@ def prompts(count, seed=1000):
     return [(scene, caption(scene, rng)) for scene in scenes]
 
 
-def examine(model, count=500, num_steps=10, guidance=3.0, seed=0, sampler=None):
-    """Draws a picture for each prompt and judges it.
+def examine(model, count=500, num_steps=10, guidance=3.0, seed=0, **options):
+    """Draws a picture for each prompt and judges it; `options` are those of `text_to_image`.
 
     Returns:
         The score, see `judge.score`, the pictures (count, H, W, 3) uint8, and seconds a picture.
@@ -42,7 +42,7 @@ def examine(model, count=500, num_steps=10, guidance=3.0, seed=0, sampler=None):
         pictures.append(
             model.text_to_image(
                 texts, num_steps=num_steps, unconditional_guidance_scale=guidance,
-                seed=seed + at, sampler=sampler,
+                seed=seed + at, **options,
             )
         )  # fmt: skip
     seconds = (time.perf_counter() - begin) / count

@@ -72,6 +72,11 @@ def score(pictures, scenes):
     return counts
 
 
+def share(score):
+    """Which share of all answers in a score is right, 0 to 1."""
+    return sum(right for right, _ in score.values()) / sum(asked for _, asked in score.values())
+
+
 def table(score):
     """A score in lines of text: category, share that is right, and the two counts."""
     return "\n".join(

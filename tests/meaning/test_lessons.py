@@ -12,7 +12,7 @@ from kerasdiff.demo.balloons import Balloons, is_right
 from kerasdiff.demo.captions import caption
 from kerasdiff.demo.data import DemoScenes
 from kerasdiff.demo.exam import examine
-from kerasdiff.demo.judge import judge, table
+from kerasdiff.demo.judge import judge, share, table
 from kerasdiff.demo.painting import paint
 from kerasdiff.demo.recipe import PURE_NOISE, SHIFT
 from kerasdiff.demo.scenes import Boat, House, Shapes, Thing
@@ -139,3 +139,11 @@ def score():
     result, _, _ = examine(StableDiffusion.from_preset("demo"), 500)
     print(table(result))
     return result
+
+
+def test_fewer_operations_lose_less_than_a_point(model):
+    how = {"count": 200, "num_steps": 20, "sampler": "ddim"}
+    exact, _, whole = examine(model, **how)
+    less, _, part = examine(model, **how, cache_interval=4, guidance_interval=(1.0, 10.0))
+    print(f"{100 * share(exact):.1f} % in {whole:.2f} s, {100 * share(less):.1f} % in {part:.2f} s")
+    assert share(less) >= share(exact) - 0.01
