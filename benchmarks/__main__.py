@@ -13,7 +13,13 @@ RUNS = (  # Keras' backend and a command
     ("tensorflow", "jit_compile"),
     ("tensorflow", "attention"),
     ("tensorflow", "attention", "--backward", "--cases", "2x8x4096x40", "1x8x16384x40"),
+    ("tensorflow", "fewer_operations"),
+    ("tensorflow", "fewer_operations", "--model", "full", "--steps", "8"),
+    ("tensorflow", "int8"),
     ("tensorflow", "loading"),
+    ("tensorflow", "start"),
+    ("tensorflow", "memory"),
+    ("tensorflow", "picture", "--dtype", "float32", "--repeats", "1"),
     ("tensorflow", "training", "--batch", "48", "--steps", "8"),
 )
 TARGET = Path(__file__).with_name("RESULTS.md")

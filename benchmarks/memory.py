@@ -78,9 +78,8 @@ def main():
         print("| | memory | tile | peak | seconds |\n|---|---|---|---|---|")
         common = {"dtype": options.dtype}
         for size in options.sizes:
-            for memory, tile in CASES:
-                given = common | {"memory": memory, "tile": tile, "size": size}
-                given["steps"] = options.steps
+            for case in CASES:
+                given = common | case | {"size": size, "steps": options.steps}
                 print(row(folder, given), flush=True)
         for size in options.decode:
             for tile in TILES:
