@@ -100,16 +100,24 @@ def test_inpainting_paints_what_is_asked_for_and_leaves_the_rest(model):
         assert right["pair colours"] >= 0.8 and right["scene"] == 1.0, right
 
 
-@pytest.mark.xfail(reason="latents depend on the whole picture: 1.8 of 255 beside 1.2")
 def test_inpainting_leaves_the_rest_within_the_autoencoders_own_error(model):
-    pictures, results, _, _ = inpainted(model)
+    """Its error where latents of two pictures meet: those of one half know the other half.
+
+    Without another half beside it the autoencoder's error is 1.2 of 255, with it 2.2, inpainting's
+    1.8: no sampler could do much better, and `images.overlay` puts the picture itself there.
+    """
+    pictures, results, mask, asked = inpainted(model)
     noise = np.zeros((len(pictures), 16, 16, 4), "float32")
-    own = model.decode(model.encode_pictures(np.float32(pictures) / 127.5 - 1.0, noise))
+    kept, new = (
+        model.encode_pictures(np.float32(ones) / 127.5 - 1.0, noise)
+        for ones in (pictures, painted(asked))
+    )
+    own = model.decode(np.where(mask[::8, ::8, None] > 0, new, kept))
 
     def error(ones):  # the decoder sees some 20 pixels across the border
         return np.abs(np.float32(ones) - pictures)[:, :, :40].mean()
 
-    assert error(results) <= 1.1 * error(own)
+    assert error(results) <= error(own)
 
 
 def test_a_negative_prompt_pushes_away(model):
