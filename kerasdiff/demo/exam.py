@@ -60,7 +60,8 @@ def main():
     parser.add_argument("--sampler")
     given = parser.parse_args()
     model = StableDiffusion.from_preset(given.model)
-    model.text_to_image(["", ""] * (BATCH // 2), num_steps=1)  # compiles
+    for guidance in given.guidance:  # compiles, before seconds count
+        model.text_to_image([""] * BATCH, num_steps=1, unconditional_guidance_scale=guidance)
     columns = {}
     for steps in given.steps:
         for guidance in given.guidance:

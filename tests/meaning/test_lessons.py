@@ -142,7 +142,7 @@ def score():
 
 
 def test_fewer_operations_lose_less_than_a_point(model):
-    how = {"count": 200, "num_steps": 20, "sampler": "ddim"}
+    how = {"num_steps": 20, "sampler": "ddim"}  # 500 pictures, as the exam has
     exact, _, whole = examine(model, **how)
     less, _, part = examine(model, **how, cache_interval=4, guidance_interval=(1.0, 10.0))
     print(f"{100 * share(exact):.1f} % in {whole:.2f} s, {100 * share(less):.1f} % in {part:.2f} s")
