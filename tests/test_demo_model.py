@@ -100,24 +100,29 @@ def test_inpainting_paints_what_is_asked_for_and_leaves_the_rest(model):
         assert right["pair colours"] >= 0.8 and right["scene"] == 1.0, right
 
 
-def test_inpainting_leaves_the_rest_within_the_autoencoders_own_error(model):
-    """Its error where latents of two pictures meet: those of one half know the other half.
+def kept_error(pictures, results):
+    """Of what the mask keeps, of 255; the decoder sees some 20 pixels across the border."""
+    return np.abs(np.float32(results) - pictures)[:, :, :40].mean()
 
-    Without another half beside it the autoencoder's error is 1.2 of 255, with it 2.2, inpainting's
-    1.8: no sampler could do much better, and `images.overlay` puts the picture itself there.
-    """
-    pictures, results, mask, asked = inpainted(model)
+
+def encoded(model, pictures):
     noise = np.zeros((len(pictures), 16, 16, 4), "float32")
-    kept, new = (
-        model.encode_pictures(np.float32(ones) / 127.5 - 1.0, noise)
-        for ones in (pictures, painted(asked))
-    )
-    own = model.decode(np.where(mask[::8, ::8, None] > 0, new, kept))
+    return model.encode_pictures(np.float32(pictures) / 127.5 - 1.0, noise)
 
-    def error(ones):  # the decoder sees some 20 pixels across the border
-        return np.abs(np.float32(ones) - pictures)[:, :, :40].mean()
 
-    assert error(results) <= error(own)
+@pytest.mark.xfail(reason="latents depend on the whole picture: 1.8 of 255 beside 1.2")
+def test_inpainting_leaves_the_rest_within_the_autoencoders_own_error(model):
+    pictures, results, _, _ = inpainted(model)
+    own = model.decode(encoded(model, pictures))
+    assert kept_error(pictures, results) <= 1.1 * kept_error(pictures, own)
+
+
+def test_inpainting_keeps_more_than_latents_of_two_pictures_side_by_side_do(model):
+    """Latents of one half know the other: beside another picture's the kept half is 2.2 off."""
+    pictures, results, mask, asked = inpainted(model)
+    new = mask[::8, ::8, None] > 0
+    mixed = np.where(new, encoded(model, painted(asked)), encoded(model, pictures))
+    assert kept_error(pictures, results) <= kept_error(pictures, model.decode(mixed))
 
 
 def test_a_negative_prompt_pushes_away(model):
