@@ -1,4 +1,4 @@
-"""A guided step of SD 1.5 with weights in int8 beside float32 and bfloat16, in one run.
+"""The network of a guided step of SD 1.5 with weights in int8, float32 and bfloat16.
 
 All start from the same random weights and take turns; medians count. "weights" are the network's,
 "off" is the relative error of its output against float32's.
