@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kerasdiff.demo.captions import all_words, caption
+from kerasdiff.demo.command import random_captions
 from kerasdiff.demo.data import DemoScenes
 from kerasdiff.demo.painting import paint
 from kerasdiff.demo.scenes import MIXTURE, Boat, House, Shapes, Thing, is_held_out, random_scene
@@ -31,6 +32,12 @@ def test_every_kind_is_drawn_as_often_as_the_mixture_says():
     ]
     for kind, share in MIXTURE.items():
         assert abs(drawn.count(kind) / 2000 - share) < 0.04
+
+
+def test_the_grid_shows_each_kind_in_turn():
+    captions = random_captions(40, seed=2)
+    kinds = ["house" if "house" in text else "boat" if "boat" in text else "" for text in captions]
+    assert kinds == ["house", "boat", "", ""] * 10
 
 
 def test_every_word_is_known_to_captions_and_every_caption_to_the_words():
