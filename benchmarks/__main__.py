@@ -19,6 +19,7 @@ RUNS = (  # Keras' backend and a command
     ("tensorflow", "loading"),
     ("tensorflow", "start"),
     ("tensorflow", "memory"),
+    ("tensorflow", "growth"),
     ("tensorflow", "picture", "--dtype", "float32", "--repeats", "1"),
     ("tensorflow", "training", "--batch", "48", "--steps", "8"),
 )

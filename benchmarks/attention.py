@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.process import memory
+
 EXAMPLES = """examples:
   python -m benchmarks.attention                              Stable Diffusion's sizes, forward
   python -m benchmarks.attention --backward                   the same with gradients
@@ -57,14 +59,6 @@ def parse(arguments=None):
         if len(parts) != 4 or not all(part.isdigit() and int(part) for part in parts):
             parser.error(f"--cases must look like 2x8x4096x40, not {case}")
     return options
-
-
-def memory(field):
-    """`VmRSS` (now) or `VmHWM` (peak) of this process in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise OSError(f"/proc/self/status has no {field}")
 
 
 def drawn(case, length=None):
@@ -154,8 +148,8 @@ def measure_memory(case, form, options):
     before = memory("VmRSS")
     run()
     width = 2 if options.dtype == "bfloat16" else 4
-    results = batch * heads * length * size * width * (4 if options.backward else 1) / 1e6
-    return max(0.0, memory("VmHWM") - before - results)
+    results = batch * heads * length * size * width * (4 if options.backward else 1)
+    return max(0.0, memory() - before - results) / 1e6
 
 
 def measure_seconds(case, forms, options):

@@ -10,6 +10,7 @@ seeds, medians count; "score" is the share of right answers in the exam of the d
 
 import argparse
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -62,6 +63,8 @@ def measure(painters, asked, batch):
             begin = time.perf_counter()
             pictures[name].append(paint(texts[at : at + batch], at))
             seconds[name].append(time.perf_counter() - begin)
+            print(f"pictures {at + 1} to {min(at + batch, len(texts))}, {name}: "
+                  f"{seconds[name][-1]:.1f} s", file=sys.stderr)  # fmt: skip
     return seconds, {name: np.concatenate(made) for name, made in pictures.items()}
 
 

@@ -12,7 +12,8 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from benchmarks.process import memory
 
 
 def measure(case):
@@ -32,9 +33,7 @@ def measure(case):
     begin = time.perf_counter()
     paint(case["steps"])
     seconds = time.perf_counter() - begin
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "peak": memory() / 2**30}))
 
 
 def row(case):

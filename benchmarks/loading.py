@@ -16,24 +16,21 @@ import numpy as np
 
 MEASURE = """
 import math, sys, time
+from benchmarks.process import memory
 from kerasdiff.checkpoints.files import open_tensors
 from kerasdiff.checkpoints.load import load
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.layers import uninitialized
 
-def peak():
-    lines = open("/proc/self/status").read().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
-
-before, start = peak(), time.perf_counter()
+before, start = memory() / 2**30, time.perf_counter()
 with uninitialized():
     model = DiffusionModel(dtype=sys.argv[2])
 built = time.perf_counter() - start
 load(model, open_tensors(sys.argv[1]))
 seconds = time.perf_counter() - start
 size = sum(math.prod(v.shape) for v in model.variables) * (4 if sys.argv[2] == "float32" else 2)
-size /= 2**30
-print(f"| {sys.argv[2]} | {size:.2f} | {before:.2f} | {peak():.2f} | {built:.1f} | {seconds:.1f} |")
+size, after = size / 2**30, memory() / 2**30
+print(f"| {sys.argv[2]} | {size:.2f} | {before:.2f} | {after:.2f} | {built:.1f} | {seconds:.1f} |")
 """
 
 
