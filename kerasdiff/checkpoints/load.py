@@ -1,10 +1,11 @@
 """Strict loading: every variable gets a tensor, every tensor is accounted for, or nothing changes.
 
-Tensors are read one at a time and cast to the variable's dtype, so that memory stays near the size
-of the weights in that dtype.
+Tensors are read one at a time, cast and turned into the variable's dtype and memory, so that memory
+stays near the size of the weights in that dtype.
 """
 
-import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,9 @@ from kerasdiff.checkpoints.tensors import (
     require_finite,
 )
 from kerasdiff.layers import tensor_name, to_torch_axes
+from kerasdiff.weight_memory import hand_over, new_array
 
+THREADS = min(4, os.cpu_count() or 1)  # that read and cast
 SHOWN = 5  # names of each kind that an error lists
 
 
@@ -82,16 +85,21 @@ def load(model, tensors, skip=is_skipped):
     report = compare(tensors.shapes, {n: torch_shape(v) for n, v in variables.items()}, skip)
     if report.fault:
         raise MismatchError(tensors.source, model.name, report)
-    # The largest first: what is read and cast on the way then lies beside few weights.
-    for name in sorted(report.used, key=lambda name: -math.prod(tensors.shape(name))):
-        variable = variables[name]
-        with np.errstate(over="ignore"):
-            array = tensors[name].astype(FLOATS[variable.dtype], copy=False)
-        require_finite(array, name, tensors.source)
-        variable.assign(
-            array.transpose(np.argsort(to_torch_axes(variable)))
-        )  # OIHW -> HWIO, OI -> IO
+    with ThreadPoolExecutor(THREADS) as threads:  # NumPy's loops let others run
+        arrays = threads.map(lambda name: _read(tensors, name, variables[name]), report.used)
+        for name, array in zip(report.used, arrays, strict=True):
+            hand_over(array, variables[name])
     return report
+
+
+def _read(tensors, name, variable):
+    """A tensor as an array of a variable's shape and dtype."""
+    array = new_array(variable.shape, FLOATS[variable.dtype])
+    tensor = tensors[name].transpose(np.argsort(to_torch_axes(variable)))  # OIHW -> HWIO, OI -> IO
+    with np.errstate(over="ignore"):
+        np.copyto(array, tensor, casting="unsafe")
+    require_finite(array, name, tensors.source)
+    return array
 
 
 def compare(have, want, skip=is_skipped):

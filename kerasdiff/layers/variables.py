@@ -5,6 +5,8 @@ from contextvars import ContextVar
 
 import keras
 
+from kerasdiff.weight_memory import empty
+
 _LEAVES = {
     "kernel": "weight",
     "gamma": "weight",
@@ -46,7 +48,7 @@ def to_torch_axes(variable):
 
 @contextmanager
 def uninitialized():
-    """Within this context, layers' variables start as zeros: random numbers are not drawn.
+    """Within this context, kernels and embeddings start as whatever lies in memory.
 
     For models whose every variable a checkpoint will overwrite.
     """
@@ -68,5 +70,5 @@ def without_memory(build):
 
 
 def initializer(name):
-    """The initializer `name`, or zeros within `uninitialized()`."""
-    return name if _initialized.get() else "zeros"
+    """The initializer `name`, or none to speak of within `uninitialized()`."""
+    return name if _initialized.get() else empty

@@ -1,0 +1,51 @@
+"""Memory of weights that a checkpoint will fill: taken without filling it, given without a copy.
+
+Touching gigabytes of new memory takes seconds; a weight's is touched once, when its tensor is cast
+and turned into it.
+"""
+
+import math
+import mmap
+import os
+
+import keras
+import numpy as np
+
+# Else a process that is forked would share them. Windows has neither.
+_PRIVATE = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+
+
+def empty(shape, dtype):
+    """A tensor of any values, to be overwritten; zeros where the backend has no such thing."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False)
+    return keras.ops.zeros(shape, dtype)
+
+
+def new_array(shape, dtype):
+    """A NumPy array of zeros in memory that `hand_over` need not copy, and nobody touched yet.
+
+    Pages of its own begin where TensorFlow wants an array to begin. NumPy's memory does not, and
+    NumPy asks Linux for huge pages, for which it may have to move others: that took twice as long.
+    """
+    dtype = np.dtype(dtype)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **_PRIVATE)
+    return np.frombuffer(pages, dtype).reshape(shape)
+
+
+def hand_over(array, variable):
+    """Assigns an array that nobody will change any more.
+
+    On TensorFlow the memory of a `new_array` becomes the variable's own.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        value = variable.value
+        if not isinstance(value, tf.distribute.DistributedValues):
+            # `assign` would make a constant of the array first, which is a copy.
+            tf.raw_ops.AssignVariableOp(resource=value.handle, value=array)
+            return
+    variable.assign(array)

@@ -1,0 +1,62 @@
+"""Weights come into memory once: variables begin unfilled and take arrays over."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerasdiff.checkpoints.tensors import FLOATS
+from kerasdiff.weight_memory import empty, hand_over, new_array
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_new_arrays_are_zeros_that_can_be_written(dtype):
+    array = new_array((3, 5), FLOATS[dtype])
+    assert array.shape == (3, 5) and array.dtype == FLOATS[dtype] and not array.any()
+    array[1] = 2.5
+    assert array.sum() == 12.5
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_variable_takes_the_memory_of_a_new_array(dtype):
+    variable = keras.Variable(empty, shape=(3, 5), dtype=dtype)
+    array = new_array((3, 5), FLOATS[dtype])
+    array[:] = np.arange(15).reshape(3, 5)
+    hand_over(array, variable)
+    np.testing.assert_array_equal(variable.numpy(), array)
+    array[0, 0] = 7.0  # which whoever hands it over must not do
+    assert variable.numpy()[0, 0] == 7.0
+
+
+def test_arrays_that_begin_anywhere_can_be_handed_over():
+    variable = keras.Variable(empty, shape=(64, 64), dtype="float32")
+    memory = np.ones(64 * 64 + 1, "float32")
+    odd = memory[1:].reshape(64, 64)  # 4 bytes from where the one before begins
+    even = memory[:-1].reshape(64, 64)
+    for array in (odd, even):
+        hand_over(array, variable)
+        np.testing.assert_array_equal(variable.numpy(), array)
+
+
+def test_a_variable_that_took_an_array_trains_and_outlives_it():
+    layer = keras.layers.Dense(2, use_bias=False)
+    layer.build((None, 3))
+    array = new_array((3, 2), "float32")
+    array[:] = 1.0
+    hand_over(array, layer.kernel)
+    del array
+    model = keras.Sequential([layer])
+    model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=True)
+    model.train_on_batch(np.ones((1, 3), "float32"), np.zeros((1, 2), "float32"))
+    # loss ((3 w)^2 summed over 2) / 2: the gradient of each weight is 3
+    np.testing.assert_allclose(layer.kernel.numpy(), np.full((3, 2), -0.5), rtol=1e-6)
+
+
+def test_variables_on_several_devices_are_assigned():
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        variable = keras.Variable(np.zeros((2, 3)), dtype="float32")
+    array = new_array((2, 3), "float32")
+    array[:] = 4.0
+    hand_over(array, variable)
+    np.testing.assert_array_equal(variable.numpy(), array)
+    assert isinstance(variable.value, tf.distribute.DistributedValues)
