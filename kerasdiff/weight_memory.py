@@ -1,7 +1,7 @@
 """Memory of weights that a checkpoint will fill: taken without filling it, given without a copy.
 
 Touching gigabytes of new memory takes seconds; a weight's is touched once, when its tensor is cast
-and turned into it.
+into it.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Strict loading: every variable gets a tensor, every tensor is accounted for, or nothing changes.
 
-Tensors are read one at a time, cast and turned into the variable's dtype and memory, so that memory
-stays near the size of the weights in that dtype.
+Each tensor is cast and turned on the way into the memory that it stays in, a few at a time, so that
+memory stays near the size of the weights in the variables' dtype.
 """
 
 import os
@@ -21,7 +21,7 @@ from kerasdiff.checkpoints.tensors import (
 from kerasdiff.layers import tensor_name, to_torch_axes
 from kerasdiff.weight_memory import hand_over, new_array
 
-THREADS = min(4, os.cpu_count() or 1)  # that read and cast
+THREADS = min(4, os.cpu_count() or 1)  # that read, cast and assign
 SHOWN = 5  # names of each kind that an error lists
 
 
@@ -86,20 +86,18 @@ def load(model, tensors, skip=is_skipped):
     if report.fault:
         raise MismatchError(tensors.source, model.name, report)
     with ThreadPoolExecutor(THREADS) as threads:  # NumPy's loops let others run
-        arrays = threads.map(lambda name: _read(tensors, name, variables[name]), report.used)
-        for name, array in zip(report.used, arrays, strict=True):
-            hand_over(array, variables[name])
+        for _ in threads.map(lambda name: _assign(variables[name], tensors, name), report.used):
+            pass  # but raise what was raised there
     return report
 
 
-def _read(tensors, name, variable):
-    """A tensor as an array of a variable's shape and dtype."""
+def _assign(variable, tensors, name):
     array = new_array(variable.shape, FLOATS[variable.dtype])
     tensor = tensors[name].transpose(np.argsort(to_torch_axes(variable)))  # OIHW -> HWIO, OI -> IO
     with np.errstate(over="ignore"):
         np.copyto(array, tensor, casting="unsafe")
     require_finite(array, name, tensors.source)
-    return array
+    hand_over(array, variable)
 
 
 def compare(have, want, skip=is_skipped):
