@@ -16,13 +16,13 @@ runtimes: $(VENV)/.installed-test   ## backends, exports, devices and processes 
 	$(BIN)/python -m pytest tests/runtimes -n 2 --dist loadfile
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest tests/parity -n 2 --dist loadfile
 
 meaning: $(VENV)/.installed-test    ## the demo model's exam, and what it can be taught
 	$(BIN)/python -m pytest tests/meaning
 
 docs: $(VENV)/.installed-test       ## what the documentation shows
-	$(BIN)/python -m pytest tests/documentation
+	$(BIN)/python -m pytest tests/documentation -n 2
 
 notebooks: $(VENV)/.installed-notebooks $(VENV)/.installed-test   ## run whole
 	$(BIN)/python -m pytest tests/notebooks -n 2
