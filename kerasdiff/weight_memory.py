@@ -38,7 +38,7 @@ def new_array(shape, dtype):
 def hand_over(array, variable):
     """Assigns an array that nobody will change any more.
 
-    On TensorFlow the memory of a `new_array` becomes the variable's own.
+    On TensorFlow the variable lies in the memory of a `new_array` itself, until its first update.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
