@@ -3,11 +3,13 @@
 Forms: `plain` (all scores at once), `chunked` (what the models use) and `torch`
 (`scaled_dot_product_attention`). Seconds of a case are medians of forms that take turns in one
 process. Extra memory is measured in a process for each form: how far its peak resident size rises
-above the resident size just before the first full-size call; inputs, results, tracing and a small
-run before it are not counted.
+above the resident size before a call, less the results; the call is the second, so that neither
+inputs nor compiling are counted, and freed memory goes back to the system before it.
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -44,7 +46,7 @@ def parse(arguments=None):
     parser.add_argument("--backward", action="store_true", help="output and gradients")
     parser.add_argument("--compiler", default="auto", choices=("auto", "xla", "graph"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--query-chunk", type=int, default=512)
+    parser.add_argument("--query-chunk", type=int, default=256)
     parser.add_argument("--key-chunk", type=int, default=4096)
     parser.add_argument(
         "--plain-limit",
@@ -61,12 +63,12 @@ def parse(arguments=None):
     return options
 
 
-def drawn(case, length=None):
+def drawn(case):
     """Query, key and value (B, T, H, D), float32."""
     import numpy as np
 
-    batch, heads, full, size = map(int, case.split("x"))
-    shape = (batch, length or full, heads, size)
+    batch, heads, length, size = map(int, case.split("x"))
+    shape = (batch, length, heads, size)
     return [np.random.default_rng(i).standard_normal(shape, "float32") for i in range(3)]
 
 
@@ -83,10 +85,7 @@ def ours(case, form, options):
     compiler = {"auto": "auto", "xla": True, "graph": False}[options.compiler]
 
     def forward(*arrays):
-        # The small run takes as many chunks as the full one, so that both do the same.
-        shrink = length // arrays[0].shape[1]
-        queries, keys = (max(1, chunk // shrink) for chunk in chunks)
-        return attention(*arrays, query_chunk_size=queries, key_chunk_size=keys)
+        return attention(*arrays, query_chunk_size=chunks[0], key_chunk_size=chunks[1])
 
     def backward(*arrays):
         with tf.GradientTape() as tape:
@@ -124,10 +123,11 @@ def torchs(case, form, options):
             with torch.set_grad_enabled(options.backward):
                 for tensor in tensors:
                     tensor.requires_grad_(options.backward)
-                    tensor.grad = None
                 output = torch.nn.functional.scaled_dot_product_attention(*tensors)
                 if options.backward:
                     output.backward(torch.ones_like(output))
+                for tensor in tensors:
+                    tensor.grad = None
 
         return run
 
@@ -140,10 +140,11 @@ def prepare(case, form, options):
 
 def measure_memory(case, form, options):
     """Extra MB of one form."""
-    maker = prepare(case, form, options)
     batch, heads, length, size = map(int, case.split("x"))
-    maker(drawn(case, max(64, length // 64)))()
-    run = maker(drawn(case))
+    run = prepare(case, form, options)(drawn(case))
+    run()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = memory("VmRSS")
     run()
@@ -170,7 +171,10 @@ def apart(what, case, forms, options):
     for name in ("dtype", "compiler", "repeats", "query_chunk", "key_chunk"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--backward"] * options.backward
+    # A fixed threshold: else the allocator keeps blocks that it has seen freed, and hides them.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    if what == "memory":
+        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     return None if result.returncode else json.loads(result.stdout.splitlines()[-1])
 

@@ -9,7 +9,7 @@ from keras import ops
 from kerasdiff.attention.pieces import MASKED, chunked, scaled, softmax, sum_dtype
 from kerasdiff.backend import fused_attention_dtypes
 
-SHORT = 4
+SHORT = 8
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
 
 _LOOPS = ContextVar("loops", default=True)
@@ -30,7 +30,7 @@ def without_loops():
 
 
 def attention(
-    query, key, value, mask=None, *, scale=None, query_chunk_size=512, key_chunk_size=4096
+    query, key, value, mask=None, *, scale=None, query_chunk_size=256, key_chunk_size=4096
 ):
     """`softmax(scale * query @ key.T) @ value` for each head, exactly.
 
