@@ -56,6 +56,25 @@ def test_auto_follows_the_measurements(monkeypatch):
     assert backend.resolve_jit_compile("auto", "bfloat16")
 
 
+@pytest.mark.parametrize("onednn", (True, False))
+def test_training_steps_are_compiled_where_xla_is_faster(monkeypatch, onednn):
+    monkeypatch.setattr(backend, "device", lambda: "cpu")
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    monkeypatch.setattr(backend, "_has_one_of", lambda *names: onednn and "avx512_vnni" in names)
+    assert backend.compiles_training() is not onednn
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0" if onednn else "1")
+    assert backend.compiles_training() is onednn
+    monkeypatch.setattr(backend, "device", lambda: "gpu")
+    assert backend.compiles_training()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_the_rule_for_onednn_is_tensorflows_own(monkeypatch):
+    port = pytest.importorskip("tensorflow.python.util._pywrap_util_port")
+    monkeypatch.setattr(backend, "device", lambda: "cpu")
+    assert backend.compiles_training() is not port.IsMklEnabled()
+
+
 @pytest.mark.parametrize("choice", ("yes", None, 2))
 def test_other_choices_are_refused(choice):
     with pytest.raises(ValueError, match='must be True, False or "auto"'):

@@ -40,7 +40,7 @@ class Settings:
         fresh: parts of the model that start from nothing.
         dtype: mixed ones keep weights in float32 and compute in the other.
         remat: compute activations anew on the way back, instead of keeping them: less memory.
-        jit_compile: XLA; None is yes on accelerators and JAX.
+        jit_compile: XLA; None is what is faster, see `backend.compiles_training`.
         output_dtype: of the saved weights; None keeps each one's own.
     """
 
