@@ -158,12 +158,9 @@ def training_function(trainer):
         return None
     if trainer.run_eagerly or trainer.distribute_strategy.num_replicas_in_sync > 1:
         return None
-    import tensorflow as tf
-
     if not trainer.jit_compile:
         _compile_update(trainer.optimizer, trainer.trainable_variables)
-    step = tf.function(trainer.train_step, jit_compile=trainer.jit_compile, autograph=False)
-    step._omit_frequent_tracing_warning = True  # one trace for each size is meant
+    step = _tensorflow_function(trainer.train_step, trainer.jit_compile)
     # Taken from the iterator outside of the graph, a batch knows its size.
     return lambda iterator: step(next(iterator))
 
@@ -242,11 +239,15 @@ def join_processes(coordinator, processes, index):
 
 
 def _compile_with_tensorflow(program):
+    # Captured tf.Variables are resource handles: read anew at each call, never folded in.
+    return _tensorflow_function(program.trace, program.jit_compile)
+
+
+def _tensorflow_function(function, jit_compile):
     import tensorflow as tf
 
     def compile_anew():
-        # Captured tf.Variables are resource handles: read anew at each call, never folded in.
-        compiled = tf.function(program.trace, jit_compile=program.jit_compile, autograph=False)
+        compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
         # One trace for each size is meant, and no fault that the user could mend.
         compiled._omit_frequent_tracing_warning = True
         return compiled

@@ -24,6 +24,19 @@ program = Program(lambda x: keras.ops.exp(keras.ops.tanh(layer(x))), model, True
 print(np.asarray(program(np.arange(8.0).reshape(2, 4).astype("float32"))).tobytes().hex())
 """
 
+TRAIN = """
+import keras
+import numpy as np
+from kerasdiff.backend import keep_programs, training_function
+keep_programs()
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
+model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
+batch = np.arange(8.0).reshape(2, 4).astype("float32"), np.ones((2, 1), "float32")
+step = training_function(model)
+step(iter([batch]))
+print(model.get_weights()[0].tobytes().hex(), int(model.optimizer.iterations))
+"""
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -33,9 +46,9 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def answer():
+def answer(code=RUN):
     """What a new process computes by XLA."""
-    done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -53,11 +66,12 @@ def test_the_next_process_takes_what_the_first_compiled(home):
     assert kept(home) == written
 
 
-def test_a_program_that_was_cut_off_is_compiled_again(home):
-    first = answer()
+@pytest.mark.parametrize("code", [RUN, TRAIN], ids=["picture", "training step"])
+def test_a_program_that_was_cut_off_is_compiled_again(home, code):
+    first = answer(code)
     [path] = [path for path in (home / "programs").rglob("*") if path.is_file()]
     path.write_bytes(path.read_bytes()[:100])
-    assert answer() == first
+    assert answer(code) == first
     assert all(size > 100 for size, _ in kept(home).values())
 
 

@@ -104,11 +104,11 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     check_record(settings.folder, settings, plan.source)
     keras.utils.set_random_seed(settings.seed)
     networks, trainer, source, draw = _MAKERS[settings.kind](plan)
+    keep_programs()
+    keep_freed_memory()
     jit_compile = settings.jit_compile
     if jit_compile is None:
         jit_compile = compiles_training()
-    keep_programs()
-    keep_freed_memory()
     trainer.compile(optimizer=make_optimizer(settings), jit_compile=jit_compile)
     done, total = resume(trainer, settings.folder), settings.steps * settings.optimizer.accumulate
     if done > total:
