@@ -104,7 +104,7 @@ def ours(case, form, options):
 
         def run():
             for each in tf.nest.flatten(function(*tensors)):
-                each.numpy()
+                each[0, 0, 0, 0].numpy()  # waits, and copies one number
 
         return run
 

@@ -8,11 +8,11 @@ import ctypes
 import functools
 import os
 import platform
-from pathlib import Path
 
 import keras
 
 from kerasdiff.kept_programs import forget_programs, programs_folder
+from kerasdiff.processor import computes_by_onednn, computes_in_bfloat16
 
 
 class Program:
@@ -56,7 +56,7 @@ def resolve_jit_compile(jit_compile, dtype):
     TensorFlow's kernels are the slower ones, by 3 times.
     """
     if jit_compile == "auto":
-        return not (dtype == "bfloat16" and device() == "cpu" and _computes_in_bfloat16())
+        return not (dtype == "bfloat16" and device() == "cpu" and computes_in_bfloat16())
     if jit_compile not in (True, False):
         raise ValueError(f'`jit_compile` must be True, False or "auto", not {jit_compile!r}')
     return bool(jit_compile)
@@ -69,17 +69,6 @@ def for_few_calls(jit_compile):
     1.5 times as long even at its first call, and a graphics card waited 0.3 s for its picture.
     """
     return jit_compile if keras.backend.backend() == "jax" else False
-
-
-def _computes_in_bfloat16():
-    return _has_one_of("avx512_bf16", "amx_bf16")
-
-
-def _has_one_of(*instructions):
-    """Whether the processor has one of these sets of instructions, as far as Linux tells."""
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text().split() if info.exists() else ()
-    return any(name in flags for name in instructions)
 
 
 def device():
@@ -129,19 +118,12 @@ def check_trains():
 def compiles_training():
     """Whether XLA compiles training steps, where nobody says.
 
-    Not TensorFlow's on processors for which it takes oneDNN's convolutions: XLA's are slower than
-    these, and nearly twice as fast as the ones that TensorFlow has without oneDNN.
+    Not TensorFlow's on processors where it computes by oneDNN: a step is about as fast then, and
+    ready sooner. Without oneDNN the demo model's takes 1.8 times as long as by XLA
+    (`benchmarks.training`).
     """
     on_processor = keras.backend.backend() == "tensorflow" and device() == "cpu"
-    return not (on_processor and _computes_by_onednn())
-
-
-def _computes_by_onednn():
-    """TensorFlow's own rule: where asked for, else on processors with instructions for networks."""
-    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
-    if asked in ("0", "1"):
-        return asked == "1"
-    return _has_one_of("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile")
+    return not (on_processor and computes_by_onednn())
 
 
 def training_function(trainer):
@@ -158,9 +140,12 @@ def training_function(trainer):
         return None
     if trainer.run_eagerly or trainer.distribute_strategy.num_replicas_in_sync > 1:
         return None
-    if not trainer.jit_compile:
-        _compile_update(trainer.optimizer, trainer.trainable_variables)
-    step = _tensorflow_function(trainer.train_step, trainer.jit_compile)
+
+    def prepare():
+        if not trainer.jit_compile:
+            _compile_update(trainer.optimizer, trainer.trainable_variables)
+
+    step = _tensorflow_function(trainer.train_step, trainer.jit_compile, prepare)
     # Taken from the iterator outside of the graph, a batch knows its size.
     return lambda iterator: step(next(iterator))
 
@@ -168,7 +153,7 @@ def training_function(trainer):
 def _compile_update(optimizer, variables):
     """Has XLA join an update's hundreds of small operations: steps of the demo model take 5 % less.
 
-    Compiling all of a step gains nothing beside oneDNN: XLA's convolutions are the slower ones.
+    Where XLA does not compile all of it, see `compiles_training`.
     """
     import tensorflow as tf
 
@@ -243,10 +228,11 @@ def _compile_with_tensorflow(program):
     return _tensorflow_function(program.trace, program.jit_compile)
 
 
-def _tensorflow_function(function, jit_compile):
+def _tensorflow_function(function, jit_compile, prepare=lambda: None):
     import tensorflow as tf
 
     def compile_anew():
+        prepare()
         compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
         # One trace for each size is meant, and no fault that the user could mend.
         compiled._omit_frequent_tracing_warning = True
@@ -256,10 +242,13 @@ def _tensorflow_function(function, jit_compile):
         nonlocal compiled
         try:
             return compiled(*inputs)
-        except tf.errors.OutOfRangeError:
-            if not (kept := keep_programs()):
+        except (tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError) as error:
+            # A kept program's file was cut off or is empty, by a fall of the system say.
+            if isinstance(error, tf.errors.InvalidArgumentError) and "cache" not in str(error):
                 raise
-            # A kept program's file was cut off, by a fall of the system say.
+            if not (kept := keep_programs()):
+                message = "empty the folder of XLA's programs that TF_XLA_FLAGS names"
+                raise RuntimeError(f"a kept program cannot be read: {message}") from error
             forget_programs(kept)
             compiled = compile_anew()
             return compiled(*inputs)

@@ -42,7 +42,7 @@ def programs_folder(compiler):
 
 def forget_programs(folder):
     """Removes what is kept in a folder, as `programs_folder` gave it."""
-    _forget_oldest(folder, 0)
+    _forget_oldest(folder, -1)  # empty files too
 
 
 def _is_yours(folder):

@@ -19,8 +19,8 @@ from kerasdiff.attention.function import SHORT
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 # (B, Tq, Tk, H, D, Dv), chunk of queries, chunk of keys
 CASES = {
-    "one key": ((2, 40, 1, 2, 8, 8), 8, 8),
-    "one query": ((2, 1, 77, 2, 8, 8), 8, 8),
+    "one key": ((2, 40, 1, 2, 8, 8), 4, 4),
+    "one query": ((2, 1, 77, 2, 8, 8), 4, 8),
     "77 keys, one chunk": ((1, 64, 77, 3, 8, 8), 16, 77),
     "77 keys, chunks": ((1, 64, 77, 3, 8, 8), 16, 16),
     "primes, one chunk": ((2, 31, 37, 2, 4, 5), 8, 64),
@@ -75,37 +75,41 @@ def test_output_and_gradients_equal_the_plain_form(case, compile_as, masked):
 
 
 @pytest.mark.filterwarnings("error:You are using a softmax")
-@pytest.mark.parametrize("chunks", [(512, 4096), (8, 8)])
-def test_one_key_is_taken_whole_and_without_a_warning(chunks):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("chunks", [(512, 4096), (2, 8)])
+def test_one_key_is_taken_whole_and_without_a_warning(chunks, dtype):
     *arrays, _, upstream = problem(2, 40, 1, 2, 8, 8)
+    arrays = [np.array(ops.cast(array, dtype)) for array in arrays]
     sizes = dict(zip(("query_chunk_size", "key_chunk_size"), chunks, strict=True))
     found = run(arrays, None, upstream, **sizes)
-    assert_agree(found, expected(arrays, None, upstream), TOLERANCE["float32"])
+    if dtype == "float32":  # 0 for query and key; bfloat16 rounds what cancels
+        assert_agree(found, expected(arrays, None, upstream), TOLERANCE[dtype])
     assert (found[0] == np.broadcast_to(arrays[2], found[0].shape)).all()
     arrays[0][0, 0, 0, 0] = np.nan
     output = np.asarray(attention(*arrays, **sizes))
     assert np.isnan(output[0, 0, 0]).all() and np.isfinite(output[1]).all()
 
 
-def test_the_cases_take_both_ways():
-    ways = set()
-    for (batch, queries, keys, heads, *_), query_chunk, key_chunk in CASES.values():
-        ways.add(batch * queries * keys * heads <= SHORT * query_chunk * key_chunk)
-    assert ways == {True, False}
+def test_only_the_case_that_is_named_so_takes_the_plain_form():
+    for name, ((batch, queries, keys, heads, *_), query_chunk, key_chunk) in CASES.items():
+        is_short = batch * queries * keys * heads <= SHORT * query_chunk * key_chunk
+        assert is_short == (name == "plain"), name
 
 
 @pytest.mark.parametrize("key_chunk", [16, 64], ids=["chunks", "one chunk"])
 def test_eager_calls_equal_the_plain_form(key_chunk):
     *arrays, mask, upstream = problem(1, 31, 37, 2, 4, 4)
-    options = {"query_chunk_size": 8, "key_chunk_size": key_chunk}
+    options = {"query_chunk_size": 4, "key_chunk_size": key_chunk}
     got = run(arrays, mask, upstream, "eager", **options)
     assert_agree(got, expected(arrays, mask, upstream), TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all attend", "masked"])
 @pytest.mark.parametrize("chunks", [(16, 16), (16, 128), (512, 4096)], ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_each_dtype_is_kept_and_meets_its_tolerance(dtype, chunks):
+def test_each_dtype_is_kept_and_meets_its_tolerance(dtype, chunks, masked):
     *arrays, mask, upstream = problem(2, 61, 77, 2, 40, 40)
+    mask = mask if masked else None
     arrays = [np.asarray(ops.cast(array, dtype)) for array in arrays]
     upstream = np.asarray(ops.cast(upstream, dtype))
     options = {"query_chunk_size": chunks[0], "key_chunk_size": chunks[1]}
@@ -125,7 +129,7 @@ def test_random_problems_equal_the_plain_form():
         assert_agree(got, expected(arrays, mask, upstream), TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("chunks", [(8, 8), (8, 64), (512, 4096)], ids=str)
+@pytest.mark.parametrize("chunks", [(8, 8), (2, 32), (512, 4096)], ids=str)
 @pytest.mark.parametrize("compile_as", ["eager", "graph", "xla"])
 def test_a_row_that_attends_to_nothing_gives_zeros_and_no_gradient(compile_as, chunks):
     *arrays, mask, upstream = problem(1, 19, 23, 2, 4, 4)
@@ -149,7 +153,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("chunks", [(8, 8), (8, 64), (512, 4096)], ids=str)
+@pytest.mark.parametrize("chunks", [(8, 8), (4, 64), (512, 4096)], ids=str)
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_broadcast(name, chunks):
     *arrays, _, upstream = problem(2, 19, 23, 3, 4, 4)
@@ -161,10 +165,10 @@ def test_masks_broadcast(name, chunks):
     assert_agree(got, expected(arrays, full, upstream), TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("chunks", [(8, 8), (8, 64), (512, 4096)], ids=str)
+@pytest.mark.parametrize("chunks", [(8, 8), (2, 64), (512, 4096)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_logits_of_ten_thousand_stay_finite(dtype, chunks):
-    query = np.where(np.arange(31) % 2, 100.0, -100.0).reshape(1, 31, 1, 1)
+    query = np.where(np.arange(31) % 2, 100.0, -100.0).reshape(1, 31, 1, 1)  # 1147 scores
     key = np.linspace(-100, 100, 37).reshape(1, 37, 1, 1)
     arrays = [np.asarray(ops.cast(array, dtype)) for array in (query, key, key)]
     options = {"query_chunk_size": chunks[0], "key_chunk_size": chunks[1], "scale": 1.0}
@@ -173,10 +177,10 @@ def test_logits_of_ten_thousand_stay_finite(dtype, chunks):
     assert all(np.isfinite(each).all() for each in gradients)
 
 
-@pytest.mark.parametrize("key_chunk", [8, 64], ids=["chunks", "one chunk"])
+@pytest.mark.parametrize("key_chunk", [8, 32], ids=["chunks", "one chunk"])
 def test_the_scale_can_be_set(key_chunk):
     *arrays, mask, upstream = problem(1, 19, 23, 2, 4, 4)
-    options = {"query_chunk_size": 8, "key_chunk_size": key_chunk, "scale": 0.3}
+    options = {"query_chunk_size": 2, "key_chunk_size": key_chunk, "scale": 0.3}
     got = run(arrays, mask, upstream, **options)
     assert_agree(got, expected(arrays, mask, upstream, 0.3), TOLERANCE["float32"])
 

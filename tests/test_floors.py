@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "kerasdiff"
 FLOORS = {
     -3: "files progress",
-    -2: "kept_programs openvino_program weight_memory",
+    -2: "kept_programs openvino_program weight_memory processor",
     -1: "backend",
     0: "configs block_plan attention noise images options tokenizer_files tiles walks",
     1: "clip_tokenizer layers noise_scheduler",

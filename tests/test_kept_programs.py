@@ -30,12 +30,17 @@ import numpy as np
 from kerasdiff.backend import keep_programs, training_function
 keep_programs()
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
-model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
+model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=JIT)
 batch = np.arange(8.0).reshape(2, 4).astype("float32"), np.ones((2, 1), "float32")
 step = training_function(model)
 step(iter([batch]))
 print(model.get_weights()[0].tobytes().hex(), int(model.optimizer.iterations))
 """
+PROGRAMS = {
+    "picture": RUN,
+    "training step": TRAIN.replace("JIT", "True"),
+    "update": TRAIN.replace("JIT", "False"),
+}
 
 
 @pytest.fixture
@@ -66,12 +71,12 @@ def test_the_next_process_takes_what_the_first_compiled(home):
     assert kept(home) == written
 
 
-@pytest.mark.parametrize("code", [RUN, TRAIN], ids=["picture", "training step"])
-def test_a_program_that_was_cut_off_is_compiled_again(home, code):
-    first = answer(code)
+@pytest.mark.parametrize("code, left", [("picture", 0), *((code, 100) for code in PROGRAMS)])
+def test_a_program_that_was_cut_off_is_compiled_again(home, code, left):
+    first = answer(PROGRAMS[code])
     [path] = [path for path in (home / "programs").rglob("*") if path.is_file()]
-    path.write_bytes(path.read_bytes()[:100])
-    assert answer(code) == first
+    path.write_bytes(path.read_bytes()[:left])
+    assert answer(PROGRAMS[code]) == first
     assert all(size > 100 for size, _ in kept(home).values())
 
 

@@ -20,13 +20,13 @@ MASKED = -1e30
 
 
 def chunked(given, scale, sizes):
-    """Attention over pieces of at most `sizes` (queries, keys), with its own gradient.
+    """Attention over pieces, with its own gradient.
 
     Args:
         given: dict of `query`, `key`, `value` and, optionally, a `mask` of four axes, each full
             or 1.
         scale: a Python number.
-        sizes: (most queries, most keys) in a piece.
+        sizes: (most queries, most keys) in a piece; see `_backward` for the gradient's.
     """
     names = tuple(given)
 
@@ -46,7 +46,7 @@ def chunked(given, scale, sizes):
 
 
 def _forward(given, scale, sizes):
-    """Output (B, Tq, H, Dv) and, where it takes more than one softmax, its log-sum-exp."""
+    """Output (B, Tq, H, Dv) and, unless pieces are one softmax each, its log-sum-exp."""
     query, value = given["query"], given["value"]
     outer = ops.shape(query)[:3]
     state = {"output": ops.zeros((*outer, value.shape[-1]), query.dtype)}
@@ -56,10 +56,10 @@ def _forward(given, scale, sizes):
 
 
 def _is_one_softmax(given, sizes):
-    """Whether a piece is final and its sums are not kept.
+    """Whether a piece is final and its sums are not kept: in 16 bits alone.
 
-    In 16 bits alone: TensorFlow may run these without XLA, by a softmax that is quicker than its
-    exponential. By XLA the exponential is as quick, and the sums that it leaves help the gradient.
+    TensorFlow runs bfloat16 without XLA where the processor computes in it, and its softmax is
+    quicker than its exponential. By XLA neither is, and the sums help the gradient.
     """
     keys = ops.shape(given["key"])[1]
     wide = keras.backend.standardize_dtype(given["query"].dtype) in ("float32", "float64")
@@ -117,8 +117,9 @@ def _mixed(shares, sums, value):
 def _backward(kept, scale, sizes):
     """Gradients of query, key and value, each in the array's own shape and dtype."""
     if "log_sum" in kept:
-        # Measured on two processors: a half as many scores, of fewer keys, are quickest.
-        sizes = (4 * sizes[0], max(1, sizes[1] // 8))
+        # A half as many scores at once, of fewer keys: quicker on a processor.
+        parts = min(8, sizes[1])
+        sizes = (max(1, parts // 2) * sizes[0], sizes[1] // parts)
     state = {name: ops.zeros_like(kept[name]) for name in ("query", "key", "value")}
     batch, _, heads, _ = ops.shape(kept["query"])
     return repeat(batch * heads, partial(_backward_head, scale, sizes), kept, state)
@@ -181,7 +182,7 @@ def _backward_piece(sizes, index, given, state):
 
 
 def _probabilities(given):
-    """(q, k) in float32, by the whole row's log-sum-exp where it takes more than one piece."""
+    """(q, k) in float32, by the whole row's log-sum-exp where it is kept."""
     scores = _scores(given, given.get("fresh"))
     if "log_sum" not in given:
         return softmax(scores)

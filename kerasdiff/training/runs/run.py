@@ -102,10 +102,10 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     """
     settings = plan.settings
     check_record(settings.folder, settings, plan.source)
-    keras.utils.set_random_seed(settings.seed)
-    networks, trainer, source, draw = _MAKERS[settings.kind](plan)
     keep_programs()
     keep_freed_memory()
+    keras.utils.set_random_seed(settings.seed)
+    networks, trainer, source, draw = _MAKERS[settings.kind](plan)
     jit_compile = settings.jit_compile
     if jit_compile is None:
         jit_compile = compiles_training()

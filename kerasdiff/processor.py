@@ -1,0 +1,26 @@
+"""What the processor computes with, as far as Linux tells: what is quickest depends on it."""
+
+import os
+from pathlib import Path
+
+
+def computes_in_bfloat16():
+    """Whether it has instructions for bfloat16."""
+    return _has_one_of("avx512_bf16", "amx_bf16")
+
+
+def computes_by_onednn():
+    """Whether TensorFlow takes oneDNN's kernels, by its own rule for Linux on x86.
+
+    Where asked for; else on processors with instructions for networks.
+    """
+    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower()
+    if asked in ("0", "1", "false", "true"):
+        return asked in ("1", "true")
+    return _has_one_of("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile")
+
+
+def _has_one_of(*instructions):
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().split() if info.exists() else ()
+    return any(name in flags for name in instructions)
