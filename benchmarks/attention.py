@@ -171,9 +171,9 @@ def apart(what, case, forms, options):
     for name in ("dtype", "compiler", "repeats", "query_chunk", "key_chunk"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--backward"] * options.backward
-    # A fixed threshold: else the allocator keeps blocks that it has seen freed, and hides them.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if what == "memory":
+        # Fixed: else the allocator keeps blocks that it has seen freed, and hides them.
         environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     return None if result.returncode else json.loads(result.stdout.splitlines()[-1])

@@ -243,8 +243,9 @@ def _tensorflow_function(function, jit_compile, prepare=lambda: None):
         try:
             return compiled(*inputs)
         except (tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError) as error:
-            # A kept program's file was cut off or is empty, by a fall of the system say.
-            if isinstance(error, tf.errors.InvalidArgumentError) and "cache" not in str(error):
+            # A kept program was cut off or, by the second, is empty: a fall of the system, say.
+            is_cut = isinstance(error, tf.errors.OutOfRangeError)
+            if not is_cut and "Serialized cache key does not match" not in str(error):
                 raise
             if not (kept := keep_programs()):
                 message = "empty the folder of XLA's programs that TF_XLA_FLAGS names"
