@@ -11,6 +11,7 @@ RUNS = (  # Keras' backend and a command
     ("tensorflow", "unet_step"),
     ("openvino", "unet_step"),
     ("tensorflow", "jit_compile"),
+    ("tensorflow", "products"),
     ("tensorflow", "attention"),
     ("tensorflow", "attention --cases 1x1x4096x40 1x1x16384x40 1x1x32768x40 1x1x65536x40"),
     ("tensorflow", "attention --backward --cases 2x8x4096x40 2x8x4096x80 1x8x16384x40"),

@@ -12,7 +12,7 @@ import platform
 import keras
 
 from kerasdiff.kept_programs import forget_programs, programs_folder
-from kerasdiff.processor import computes_by_onednn, computes_in_bfloat16
+from kerasdiff.processor import computes_by_onednn, computes_in_bfloat16, for_xla_of
 
 
 class Program:
@@ -24,16 +24,17 @@ class Program:
         jit_compile: `True` compiles with XLA, `False` does not (TensorFlow: a graph; JAX: op by
             op), `"auto"` follows a measured table for the device and the model's compute dtype;
             OpenVINO has one way to compile.
+        travels: whether other machines run it too, so that nothing suits this one's processor.
 
     Attributes:
         traces: how many times `function` has been traced; a steady count means that nothing is
             compiled again.
     """
 
-    def __init__(self, function, model, jit_compile="auto"):
+    def __init__(self, function, model, jit_compile="auto", travels=False):
         models = model if isinstance(model, list) else [model]
         self.traces = 0
-        self._function = function
+        self._function, self._travels = function, travels
         self._variables = [variable for each in models for variable in each.variables]
         self.dtype = models[0].compute_dtype
         self.jit_compile = resolve_jit_compile(jit_compile, self.dtype)
@@ -45,7 +46,10 @@ class Program:
 
     def trace(self, *inputs):
         self.traces += 1
-        return self._function(*inputs)
+        name = keras.backend.backend()
+        by_xla = self.jit_compile and name != "openvino" and not self._travels
+        with for_xla_of(name if by_xla and device() == "cpu" else None):
+            return self._function(*inputs)
 
 
 def resolve_jit_compile(jit_compile, dtype):

@@ -1,7 +1,29 @@
 """What the processor computes with, as far as Linux tells: what is quickest depends on it."""
 
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_XLA = ContextVar("xla", default=None)
+
+
+@contextmanager
+def for_xla_of(framework):
+    """Within this context `framework`'s XLA, or none, compiles what is traced, for this machine."""
+    before = _XLA.set(framework)
+    try:
+        yield
+    finally:
+        _XLA.reset(before)
+
+
+def whose_xla():
+    """Which framework's XLA compiles what is traced here for this processor, or None.
+
+    Their versions differ in what is quickest.
+    """
+    return _XLA.get()
 
 
 def computes_in_bfloat16():

@@ -5,6 +5,8 @@ number of steps and the strength; noise is drawn from the seed. The rest is the 
 runs, traced once more.
 """
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -62,10 +64,11 @@ class Sampler(tf.Module):
         def moments(pictures):
             return tf.map_fn(lambda picture: _float32(encoder.moments(picture[None])[0]), pictures)
 
-        self.encoders = [Program(each, each, jit_compile) for each in encoders]
-        self.loop = Program(loop, network, jit_compile)
-        self.decoder = Program(decode, decoder, jit_compile)
-        self.moments = Program(moments, encoder, jit_compile)
+        program = partial(Program, jit_compile=jit_compile, travels=True)
+        self.encoders = [program(each, each) for each in encoders]
+        self.loop = program(loop, network)
+        self.decoder = program(decode, decoder)
+        self.moments = program(moments, encoder)
         used = [*encoders, network, decoder, encoder]
         self.weights = [variable.value for each in used for variable in each.variables]
 

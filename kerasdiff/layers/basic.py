@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from kerasdiff.layers.int8 import KernelLayer
+from kerasdiff.layers.products import convolve, matmul
 
 LAYER_NORM_EPSILON = 1e-5
 """Of every LayerNorm of the UNet's transformers: PyTorch's default, in no checkpoint's config."""
@@ -29,7 +30,7 @@ class Dense(KernelLayer):
             self.bias = self.add_weight((self.units,), "zeros", name="bias")
 
     def call(self, x):
-        x = self.scaled(ops.matmul(x, self.kernel_values(x)))
+        x = self.scaled(matmul(x, self.kernel_values(x)))
         return x + self.bias if self.use_bias else x
 
     def compute_output_shape(self, x_shape):
@@ -65,11 +66,12 @@ class PaddedConv2D(KernelLayer):
     def call(self, x):
         # With strides of 1, "same" is the padding by half a kernel, without a copy.
         same = self.strides == 1 and sum(self.padding) == 2 * self.padding[0] == self._reach
-        if not same and any(self.padding):
-            x = ops.pad(x, ((0, 0), self.padding, self.padding, (0, 0)))
-        padding = "same" if same else "valid"
         kernel = self.kernel_values(x)
-        x = ops.conv(x, kernel, self.strides, padding, data_format="channels_last")
+        if same:
+            return self.scaled(convolve(x, kernel)) + self.bias
+        if any(self.padding):
+            x = ops.pad(x, ((0, 0), self.padding, self.padding, (0, 0)))
+        x = ops.conv(x, kernel, self.strides, "valid", data_format="channels_last")
         return self.scaled(x) + self.bias
 
     def compute_output_shape(self, x_shape):
