@@ -12,7 +12,7 @@ import platform
 import keras
 
 from kerasdiff.kept_programs import forget_programs, programs_folder
-from kerasdiff.processor import computes_by_onednn, computes_in_bfloat16, for_xla_of
+from kerasdiff.processor import Forms, computes_by_onednn, computes_in_bfloat16, with_forms
 
 
 class Program:
@@ -24,7 +24,7 @@ class Program:
         jit_compile: `True` compiles with XLA, `False` does not (TensorFlow: a graph; JAX: op by
             op), `"auto"` follows a measured table for the device and the model's compute dtype;
             OpenVINO has one way to compile.
-        travels: whether other machines run it too, so that nothing suits this one's processor.
+        travels: whether other machines run it too: it is not fitted to this processor then.
 
     Attributes:
         traces: how many times `function` has been traced; a steady count means that nothing is
@@ -46,10 +46,17 @@ class Program:
 
     def trace(self, *inputs):
         self.traces += 1
-        name = keras.backend.backend()
-        by_xla = self.jit_compile and name != "openvino" and not self._travels
-        with for_xla_of(name if by_xla and device() == "cpu" else None):
+        with with_forms(_forms() if self.jit_compile and not self._travels else Forms()):
             return self._function(*inputs)
+
+
+def _forms():
+    """What XLA computes faster on processors; JAX's has another way with matrices."""
+    name, on_processor = keras.backend.backend(), device() == "cpu"
+    return Forms(
+        filtered=on_processor and name in ("tensorflow", "jax"),
+        paired=on_processor and name == "tensorflow",
+    )
 
 
 def resolve_jit_compile(jit_compile, dtype):

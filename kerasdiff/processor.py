@@ -4,26 +4,33 @@ import os
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
 
-_XLA = ContextVar("xla", default=None)
+
+class Forms(NamedTuple):
+    """Forms of products that are faster than the plain ones; see `layers.products`."""
+
+    filtered: bool = False
+    paired: bool = False
+
+
+_PLAIN = Forms()
+_FORMS = ContextVar("forms", default=_PLAIN)
 
 
 @contextmanager
-def for_xla_of(framework):
-    """Within this context `framework`'s XLA, or none, compiles what is traced, for this machine."""
-    before = _XLA.set(framework)
+def with_forms(allowed):
+    """What is traced within this context may take these `Forms`."""
+    before = _FORMS.set(allowed)
     try:
         yield
     finally:
-        _XLA.reset(before)
+        _FORMS.reset(before)
 
 
-def whose_xla():
-    """Which framework's XLA compiles what is traced here for this processor, or None.
-
-    Their versions differ in what is quickest.
-    """
-    return _XLA.get()
+def forms():
+    """The `Forms` that what is traced here may take."""
+    return _FORMS.get()
 
 
 def computes_in_bfloat16():

@@ -7,10 +7,10 @@ from keras import ops
 
 from kerasdiff import backend
 from kerasdiff.layers import Dense, PaddedConv2D, products
-from kerasdiff.processor import for_xla_of, whose_xla
+from kerasdiff.processor import Forms, forms, with_forms
 
-HERE = keras.backend.backend()
-MOST = 2e-6  # of the largest output; 24 bits round to 6e-8, sums of a thousand products to more
+ALL = Forms(filtered=True, paired=True)
+HERE = Forms(filtered=True, paired=keras.backend.backend() == "tensorflow")
 
 ROWS = {  # (x, kernel): whether a convolution takes it
     "as many rows and inputs as it takes": ((2048, 256), 40, True),
@@ -20,9 +20,10 @@ ROWS = {  # (x, kernel): whether a convolution takes it
     "an odd number of inputs": ((2048, 257), 40, False),
 }
 PICTURES = {  # (x, size, filters): what computes it
-    "as small as it may be": ((2, 16, 16, 128), 3, 128, "_filter"),
-    "wide": ((1, 4, 67, 130), 3, 129, "_filter"),
-    "tall": ((1, 64, 4, 128), 3, 128, "_filter"),
+    "as small as it may be": ((2, 16, 16, 128), 3, 128, "filtered"),
+    "many channels": ((1, 16, 16, 1280), 3, 640, "filtered"),
+    "wide": ((1, 4, 67, 130), 3, 129, "filtered"),
+    "tall": ((1, 64, 4, 128), 3, 128, "filtered"),
     "too small": ((2, 12, 20, 128), 3, 128, "conv"),
     "height no multiple of four": ((1, 18, 16, 128), 3, 128, "conv"),
     "few channels": ((1, 16, 16, 127), 3, 128, "conv"),
@@ -62,42 +63,53 @@ def taken(monkeypatch):
         monkeypatch.setattr(owner, name, noted)
 
     note(products, "matmul")
-    note(products, "_filter")
+    note(products, "filtered")
     note(ops, "matmul")
     note(ops, "conv")
     return names
 
 
-def assert_near(got, wanted):
-    off = np.abs(ops.convert_to_numpy(got) - wanted).max() / np.abs(wanted).max()
-    assert off < MOST
+@pytest.fixture
+def on_processor(monkeypatch):
+    monkeypatch.setattr(backend, "device", lambda: "cpu")
+
+
+def error(got, exact):
+    """Root of the mean square, as a part of the output's."""
+    return np.sqrt(np.mean((ops.convert_to_numpy(got) - exact) ** 2) / np.mean(exact**2))
+
+
+def assert_near(got, exact, plain):
+    """`got` rounds at most four times as much as the plain form, or as a single number."""
+    assert error(got, exact) <= 4 * max(error(plain, exact), 2.0**-24)
 
 
 @pytest.mark.parametrize("shape, units, is_paired", ROWS.values(), ids=ROWS)
 def test_matrices_are_convolutions_where_it_pays(shape, units, is_paired, taken):
     x, kernel = drawn(*shape), drawn(shape[-1], units)
-    with for_xla_of(HERE):
+    with with_forms(ALL):
         got = products.matmul(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
-    assert taken[-1] == ("conv" if is_paired and HERE == "tensorflow" else "matmul")
+    assert taken[-1] == ("conv" if is_paired else "matmul")
     assert tuple(got.shape) == (*shape[:-1], units)
-    assert_near(got, x.astype("float64") @ kernel)
+    assert_near(got, x.astype("float64") @ kernel, ops.matmul(x, kernel))
 
 
 @pytest.mark.parametrize("shape, size, filters, form", PICTURES.values(), ids=PICTURES)
 def test_convolutions_are_filtered_where_it_pays(shape, size, filters, form, taken):
     x, kernel = drawn(*shape), drawn(size, size, shape[-1], filters)
-    with for_xla_of(HERE):
+    with with_forms(ALL):
         got = products.convolve(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
     assert taken[0] == form
     assert tuple(got.shape) == (*shape[:-1], filters)
-    assert_near(got, convolved(x, kernel))
+    plain = ops.conv(x, kernel, 1, "same", data_format="channels_last")
+    assert_near(got, convolved(x, kernel), plain)
 
 
 def test_zeros_lie_around_a_filtered_picture():
     """Each output of a picture of ones counts the kernel's places inside of it."""
     ones, kernel = np.ones((1, 16, 16, 128), "float32"), np.zeros((3, 3, 128, 128), "float32")
     kernel[:, :, 0, 0] = 1
-    with for_xla_of(HERE):
+    with with_forms(ALL):
         got = products.convolve(ops.convert_to_tensor(ones), ops.convert_to_tensor(kernel))
     rows = np.array([2, *[3] * 14, 2])
     np.testing.assert_allclose(got[0, :, :, 0], np.outer(rows, rows), atol=1e-5)
@@ -107,7 +119,7 @@ def test_zeros_lie_around_a_filtered_picture():
 def test_sixteen_bits_take_the_plain_forms(dtype, taken):
     """Mixed rows are larger than rows, and would lose what 16 bits have."""
     x, kernel = ops.cast(drawn(1, 16, 16, 256), dtype), ops.cast(drawn(3, 3, 256, 128), dtype)
-    with for_xla_of(HERE):
+    with with_forms(ALL):
         products.convolve(x, kernel)
         products.matmul(ops.reshape(ops.tile(x, (8, 1, 1, 1)), (2048, 256)), kernel[0, 0])
     assert taken == ["conv", "matmul", "matmul"]
@@ -120,15 +132,22 @@ def test_outside_of_such_programs_forms_are_plain(taken):
     assert taken == ["conv", "conv", "matmul", "matmul"]
 
 
-def test_models_of_any_size_take_the_plain_forms(taken):
-    with for_xla_of(HERE):
-        PaddedConv2D(128, 3, 1)(keras.Input((None, None, 128)))
-        Dense(8)(keras.Input((None, 256)))
-    assert "_filter" not in taken
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX knows all sizes")
+def test_sizes_that_are_not_known_take_the_plain_forms(taken):
+    import tensorflow as tf
+
+    convolution, matrix = PaddedConv2D(128, 3, 1), Dense(8)
+    convolution.build((None, None, None, 128))
+    matrix.build((None, 256))
+    with with_forms(ALL):
+        for layer, shape in ((convolution, (1, None, 64, 128)), (matrix, (None, 256))):
+            traced = tf.function(layer.call, autograph=False)
+            traced.get_concrete_function(tf.TensorSpec(shape))
+    assert taken == ["conv", "matmul"]
 
 
 @pytest.mark.parametrize("is_int8", (False, True))
-def test_layers_in_a_program_give_what_they_give_alone(is_int8, taken):
+def test_layers_in_a_program_give_what_they_give_alone(is_int8, taken, on_processor):
     inputs = keras.Input((16, 16, 128), batch_size=8)
     model = keras.Model(inputs, Dense(130)(PaddedConv2D(256, 3, 1)(inputs)))
     for layer in model.layers[1:]:
@@ -137,28 +156,49 @@ def test_layers_in_a_program_give_what_they_give_alone(is_int8, taken):
             layer.quantize("int8")
     x = drawn(8, 16, 16, 128)
     alone = ops.convert_to_numpy(model(x))
-    assert "_filter" not in taken
-    assert_near(backend.Program(model, model)(x), alone)
-    assert "_filter" in taken
+    assert taken == ["conv", "matmul"]
+    taken.clear()
+    together = backend.Program(model, model)(x)
+    assert taken == ["filtered", "conv", "conv" if HERE.paired else "matmul"]
+    assert error(together, alone) < 4e-6
 
 
-@pytest.mark.parametrize(
-    "asked, answer",
-    [({}, HERE), ({"jit_compile": False}, None), ({"travels": True}, None)],
-    ids=["here", "not compiled", "elsewhere"],
-)
-def test_programs_say_who_compiles_them(asked, answer):
+def test_gradients_go_through_a_program(on_processor):
+    """Those of both forms, of inputs and kernels, as they are outside of it."""
+    x, kernel, matrix = drawn(1, 16, 128, 128), drawn(3, 3, 128, 256), drawn(256, 3)
+
+    def loss(x, kernel, matrix):
+        return ops.sum(ops.sin(products.matmul(products.convolve(x, kernel), matrix) / 300))
+
+    def gradients(*arrays):
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return jax.grad(loss, (0, 1, 2))(*arrays)
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(arrays)
+            value = loss(*arrays)
+        return tape.gradient(value, arrays)
+
+    arrays = [ops.convert_to_tensor(array) for array in (x, kernel, matrix)]
+    found = backend.Program(gradients, keras.layers.Identity())(*arrays)
+    for each, plain in zip(found, gradients(*arrays), strict=True):
+        assert error(each, ops.convert_to_numpy(plain)) < 1e-5
+
+
+def found_forms(**how):
+    """The forms that a program's function may take."""
     found = []
-    program = backend.Program(
-        lambda x: found.append(whose_xla()) or x, keras.layers.Identity(), **asked
-    )
+    program = backend.Program(lambda x: found.append(forms()) or x, keras.layers.Identity(), **how)
     program(np.ones(1, "float32"))
-    assert found == [answer] and whose_xla() is None
+    assert forms() == Forms()
+    return found[0]
 
 
-def test_other_devices_take_the_plain_forms(monkeypatch):
-    found = []
+def test_only_programs_for_this_processor_take_them(on_processor, monkeypatch):
+    assert found_forms() == HERE
+    assert found_forms(jit_compile=False) == found_forms(travels=True) == Forms()
     monkeypatch.setattr(backend, "device", lambda: "gpu")
-    program = backend.Program(lambda x: found.append(whose_xla()) or x, keras.layers.Identity())
-    program(np.ones(1, "float32"))
-    assert found == [None]
+    assert found_forms() == Forms()

@@ -2,7 +2,7 @@
 
 What Python decides in a call is inside the graph: the sampler's tables are constants, chosen by the
 number of steps and the strength; noise is drawn from the seed. The rest is the code that Python
-runs, traced once more.
+runs, traced once more, with the plain forms of products, which suit every machine.
 """
 
 from functools import partial

@@ -1,10 +1,10 @@
-"""Products of matrices and convolutions, in the forms that XLA computes soonest on processors.
+"""Products of matrices and convolutions, in the forms that XLA computes fastest on processors.
 
-TensorFlow's XLA hands both to Eigen there and gets more from its convolutions than from its
-matrices; and a convolution of 3x3 can do with half of its products, by minimal filtering (Winograd;
-Lavin and Gray, arXiv 1509.09308). Both are exact but for rounding: filtering's is about twice that
-of the plain form, below 2e-6 of the largest output. In 16 bits, in other programs, on other devices
-and at other sizes the plain forms are computed.
+TensorFlow's XLA hands both to Eigen there, whose convolutions are faster than its matrix products;
+and a convolution of 3x3 can do with half of its products, by minimal filtering (Winograd; Lavin and
+Gray, arXiv 1509.09308). Both are exact but for rounding: filtering's error is two to three times
+the plain form's. In 16 bits, in other programs, on other devices and at other sizes the plain forms
+are computed.
 """
 
 import math
@@ -12,33 +12,33 @@ import math
 import numpy as np
 from keras import ops
 
-from kerasdiff.processor import whose_xla
+from kerasdiff.processor import forms
 
 FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
-"""From so many on a matrix is soonest as a convolution (`benchmarks.products`)."""
+"""From so many on `paired` is faster than a matrix product (`benchmarks.products`)."""
 
 FEWEST_PIXELS, FEWEST_CHANNELS = 256, 128
-"""From so many on minimal filtering pays: rows of pixels and of the kernel have to be mixed too."""
+"""From so many on `filtered` is faster: mixing rows of pixels and of the kernel takes time too."""
 
 
 def matmul(x, kernel):
     """(..., I) times (I, O) to (..., O)."""
-    if whose_xla() != "tensorflow" or not _is_known(x) or not _is_worth_pairing(x.shape):
-        return ops.matmul(x, kernel)
-    *leading, width = x.shape
-    # The same sums, by a kernel over rows of two pixels: (..., I) -> (1, rows, 2, I / 2)
-    pairs = ops.reshape(x, (1, -1, 2, width // 2))
-    kernel = ops.reshape(kernel, (1, 2, width // 2, -1))
-    return ops.reshape(ops.conv(pairs, kernel, data_format="channels_last"), (*leading, -1))
+    if forms().paired and _is_known(x):
+        *leading, width = x.shape
+        if math.prod(leading) >= FEWEST_ROWS and width >= FEWEST_INPUTS and width % 2 == 0:
+            return paired(x, kernel)
+    return ops.matmul(x, kernel)
 
 
 def convolve(x, kernel):
     """(B, H, W, I) with a kernel (k, k, I, O), zeros around, to (B, H, W, O)."""
-    if whose_xla() and _is_known(x):
-        if kernel.shape[0] == 1:
-            return matmul(x, kernel[0, 0])
-        if kernel.shape[0] == 3 and _is_worth_mixing(x.shape, kernel.shape):
-            return _filter(x, kernel)
+    if forms().paired and _is_known(x) and kernel.shape[0] == 1:
+        return matmul(x, kernel[0, 0])
+    if forms().filtered and _is_known(x) and kernel.shape[0] == 3:
+        _, height, width, channels = x.shape
+        is_wide = min(channels, kernel.shape[-1]) >= FEWEST_CHANNELS
+        if height * width >= FEWEST_PIXELS and is_wide and height % 4 == 0:
+            return filtered(x, kernel)
     return ops.conv(x, kernel, 1, "same", data_format="channels_last")
 
 
@@ -46,41 +46,72 @@ def _is_known(x):
     return None not in x.shape and x.dtype == "float32"
 
 
-def _is_worth_pairing(shape):
-    *leading, width = shape
-    return math.prod(leading) >= FEWEST_ROWS and width >= FEWEST_INPUTS and width % 2 == 0
+def paired(x, kernel):
+    """`matmul` as a convolution, the same sums: each row is two pixels of half the width."""
+    *leading, width = x.shape
+    pairs = ops.reshape(x, (1, -1, 2, width // 2))  # (..., I) -> (1, rows, 2, I / 2)
+    kernel = ops.reshape(kernel, (1, 2, width // 2, -1))
+    return ops.reshape(ops.conv(pairs, kernel, data_format="channels_last"), (*leading, -1))
 
 
-def _is_worth_mixing(shape, kernel_shape):
-    _, height, width, channels = shape
-    enough = height * width >= FEWEST_PIXELS and min(channels, kernel_shape[-1]) >= FEWEST_CHANNELS
-    return enough and height % 4 == 0
+def filtered(x, kernel):
+    """`convolve` of 3x3 by six products, with kernels of 1x3, where four rows would take twelve.
+
+    Args:
+        x: (B, H, W, I), H a multiple of 4.
+        kernel: (3, 3, I, O).
+
+    Returns:
+        (B, H, W, O); its gradient is a convolution of the same kind, and nine matrix products.
+    """
+
+    @ops.custom_gradient  # no framework can go backwards through every loop
+    def run(x, kernel):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            turned = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))  # (3, 3, O, I)
+            return filtered(upstream, turned), _kernel_gradient(x, upstream)
+
+        return _filter(x, kernel), gradient
+
+    return run(x, ops.convert_to_tensor(kernel))
+
+
+def _kernel_gradient(x, upstream):
+    """(3, 3, I, O), each place of the kernel by the pixels that it meets."""
+    _, height, width, channels = x.shape
+    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    upstream = ops.reshape(upstream, (-1, upstream.shape[-1]))  # (B, H, W, O) -> (BHW, O)
+
+    def place(i, j):
+        met = ops.reshape(x[:, i : i + height, j : j + width], (-1, channels))  # (BHW, I)
+        return ops.matmul(ops.transpose(met), upstream)
+
+    return ops.stack([ops.stack([place(i, j) for j in range(3)]) for i in range(3)])
 
 
 def _filter(x, kernel):
-    """Four rows of pixels from six products with mixed kernels of one row, instead of twelve.
+    """A loop over the products, lest all kernels of a network be mixed ahead, beside each other.
 
-    A loop, lest all kernels of a network be mixed ahead, in memory beside each other, and as it
-    compiles sooner.
+    It also compiles sooner.
     """
     batch, height, width, channels = x.shape
-    fours = height // 4
-    # (B, H, W, I) -> (B, H / 4 + 1, 4, W, I): six rows begin in four and end in the next
-    rows = ops.pad(x, ((0, 0), (1, 3), (0, 0), (0, 0)))
-    rows = ops.reshape(rows, (batch, fours + 1, 4, width, channels))
+    fours = ops.reshape(x, (batch, height // 4, 4, width, channels))  # (B, H / 4, 4, W, I)
+    beside = ((0, 0), (1, 0), (0, 0), (0, 0)), ((0, 0), (0, 1), (0, 0), (0, 0))
+    above, below = ops.pad(fours[:, :-1, 3], beside[0]), ops.pad(fours[:, 1:, 0], beside[1])
 
-    def add_product(index, rows, kernel, out):
+    def add_product(index, fours, above, below, kernel, out):
         weights = ops.take(ops.convert_to_tensor(_MIXTURES), index, axis=0)
-        six = [rows[:, :-1, row] for row in range(4)] + [rows[:, 1:, row] for row in range(2)]
-        mixed = sum(row * weights[i] for i, row in enumerate(six))
+        rows = [above, *(fours[:, :, row] for row in range(4)), below]
+        mixed = sum(row * weights[i] for i, row in enumerate(rows))
         taps = sum(kernel[i : i + 1] * weights[6 + i] for i in range(3))
         product = ops.conv(mixed, taps, 1, "same", data_format="channels_last")
         # (B, H / 4, W, O) -> (B, H / 4, 4, W, O)
         out = out + product[:, :, None] * ops.reshape(weights[9:], (4, 1, 1))
-        return index + 1, rows, kernel, out
+        return index + 1, fours, above, below, kernel, out
 
-    out = ops.zeros((batch, fours, 4, width, kernel.shape[-1]), x.dtype)
-    begin = ops.zeros((), "int32"), rows, ops.convert_to_tensor(kernel), out
+    out = ops.zeros((batch, height // 4, 4, width, kernel.shape[-1]), x.dtype)
+    begin = ops.zeros((), "int32"), fours, above, below, kernel, out
     out = ops.while_loop(lambda index, *_: index < len(_MIXTURES), add_product, begin)[-1]
     return ops.reshape(out, (batch, height, width, -1))
 
@@ -91,15 +122,15 @@ def _mixtures():
     F(4, 3) by interpolation at 0, infinity and the points whose squares are 1/2 and 2, whose
     rounding errors are two thirds of those at the usual 1 and 2.
     """
-    ends = [[1, 0, -2.5, 0, 1, 0] + [1, 0, 0] + [1, 0, 0, 0],
-            [0, 1, 0, -2.5, 0, 1] + [0, 0, 1] + [0, 0, 0, 1]]  # fmt: skip
+    zero = [1, 0, -2.5, 0, 1, 0] + [1, 0, 0] + [1, 0, 0, 0]
+    infinity = [0, 1, 0, -2.5, 0, 1] + [0, 0, 1] + [0, 0, 0, 1]
     middle = []
     for square, other in ((0.5, 2.0), (2.0, 0.5)):
         for point in (square**0.5, -(square**0.5)):
             taps = np.array([1.0, point, square]) / (2 * square * (square - other))
             inputs = [0, -point * other, -other, point, 1, 0]
             middle.append([*inputs, *taps, 1, point, square, point**3])
-    return np.array([ends[0], *middle, ends[1]], "float32")
+    return np.array([zero, *middle, infinity], "float32")
 
 
 _MIXTURES = _mixtures()

@@ -14,6 +14,8 @@ from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
 from kerasdiff.export import export
+from kerasdiff.layers import products
+from kerasdiff.processor import Forms, forms
 
 
 def compiled(folder):
@@ -28,8 +30,11 @@ def model(tmp_path_factory):
     return opened(tmp_path_factory.mktemp("checkpoint"), "sd1")
 
 
-def test_every_task_of_a_fixed_size_by_xla(model, tmp_path):
+def test_every_task_of_a_fixed_size_by_xla(model, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(products, "forms", lambda: asked.append(forms()) or asked[-1])
     folder = model.export(tmp_path / "sampler", max_steps=10, jit_compile=True)
+    assert set(asked) == {Forms()}  # nothing is fitted to this machine's processor
     assert compiled(folder) >= 4  # text encoder, loop, decoder, image encoder
     text, negative = "a red house", "a tree"
     image, mask = {"image": PICTURE[None]}, {"mask": MASK[None, ..., None]}
