@@ -1,12 +1,16 @@
 """Kernels in int8: small, near, and refused where they would be lost."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
 from kerasdiff import StableDiffusion
+from kerasdiff.backend import Program
 from kerasdiff.checkpoints.load import state
 from kerasdiff.layers import Dense, GroupNorm, PaddedConv2D, quantize
 
@@ -28,6 +32,39 @@ def rounded(kernel):
     kernel = np.asarray(kernel, "float64")
     step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
     return np.rint(kernel / step) * step
+
+
+def resident(field):
+    """Of this process, in MB: `"VmRSS"` now, `"VmHWM"` at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells of peaks")
+def test_a_program_casts_kernels_one_after_another():
+    """Twelve kernels of 17 MB in float32: all at once they would take 200 MB."""
+    model = keras.Sequential([keras.Input((2048,)), *(Dense(2048) for _ in range(12))])
+    quantize(model)
+
+    def twice(x):
+        return ops.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, model(x)), (0, x))[1]
+
+    program, x = Program(twice, model, jit_compile=True), np.ones((4, 2048), "float32")
+    program(x)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = resident("VmRSS")
+    program(x)
+    assert resident("VmHWM") - before < 80
+
+
+@pytest.mark.parametrize("number", (np.nan, np.inf))
+def test_what_is_not_finite_stays_so(number):
+    layer, x = Dense(24), np.ones((2, 16), "float32")
+    layer(x)
+    layer.quantize("int8")
+    x[0, 0] = number
+    y = np.asarray(layer(x))
+    assert not np.isfinite(y[0]).any() and np.isfinite(y[1]).all()
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from kerasdiff.layers.variables import initializer
+from kerasdiff.weight_memory import cast_late
 
 LARGEST = 127
 
@@ -60,7 +61,7 @@ class KernelLayer(keras.layers.Layer):
 
     def kernel_values(self, x):
         """The kernel in the dtype of `x`, in int8 still without its scale."""
-        return self.kernel if self.scale is None else ops.cast(self.kernel, x.dtype)
+        return self.kernel if self.scale is None else cast_late(self.kernel, x)
 
     def scaled(self, y):
         """Products with `kernel_values`, (..., channels), with the scale that these lack."""
