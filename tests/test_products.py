@@ -25,6 +25,7 @@ PICTURES = {  # (x, size, filters): what computes it
     "wide": ((1, 4, 67, 130), 3, 129, "filtered"),
     "tall": ((1, 64, 4, 128), 3, 128, "filtered"),
     "too small": ((2, 12, 20, 128), 3, 128, "conv"),
+    "too large": ((1, 256, 512, 128), 3, 128, "conv"),
     "height no multiple of four": ((1, 18, 16, 128), 3, 128, "conv"),
     "few channels": ((1, 16, 16, 127), 3, 128, "conv"),
     "few filters": ((1, 16, 16, 128), 3, 127, "conv"),

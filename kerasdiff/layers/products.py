@@ -20,6 +20,12 @@ FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
 FEWEST_PIXELS, FEWEST_CHANNELS = 256, 128
 """From so many on `filtered` is faster: mixing rows of pixels and of the kernel takes time too."""
 
+MOST_NUMBERS = 2**24
+"""From so many on a picture, 64 MiB, is not `filtered`: the loop's copies would set the peak.
+
+A decoder of 512x512 without tiles took 1.3 GiB more.
+"""
+
 
 def matmul(x, kernel):
     """(..., I) times (I, O) to (..., O)."""
@@ -36,8 +42,9 @@ def convolve(x, kernel):
         return matmul(x, kernel[0, 0])
     if forms().filtered and _is_known(x) and kernel.shape[0] == 3:
         _, height, width, channels = x.shape
-        is_wide = min(channels, kernel.shape[-1]) >= FEWEST_CHANNELS
-        if height * width >= FEWEST_PIXELS and is_wide and height % 4 == 0:
+        pixels, (least, most) = height * width, sorted((channels, kernel.shape[-1]))
+        is_enough = pixels >= FEWEST_PIXELS and least >= FEWEST_CHANNELS
+        if is_enough and pixels * most < MOST_NUMBERS and height % 4 == 0:
             return filtered(x, kernel)
     return ops.conv(x, kernel, 1, "same", data_format="channels_last")
 
