@@ -21,7 +21,7 @@ FEWEST_PIXELS, FEWEST_CHANNELS = 256, 128
 """From so many on `filtered` is faster: mixing rows of pixels and of the kernel takes time too."""
 
 MOST_NUMBERS = 2**24
-"""From so many on a picture, 64 MiB, is not `filtered`: the loop's copies would set the peak.
+"""From so many on, 64 MiB, a picture is convolved plainly: the loop's copies would set the peak.
 
 A decoder of 512x512 without tiles took 1.3 GiB more.
 """
@@ -38,14 +38,15 @@ def matmul(x, kernel):
 
 def convolve(x, kernel):
     """(B, H, W, I) with a kernel (k, k, I, O), zeros around, to (B, H, W, O)."""
-    if forms().paired and _is_known(x) and kernel.shape[0] == 1:
-        return matmul(x, kernel[0, 0])
-    if forms().filtered and _is_known(x) and kernel.shape[0] == 3:
+    if forms().filtered and _is_known(x) and kernel.shape[0] in (1, 3):
         _, height, width, channels = x.shape
         pixels, (least, most) = height * width, sorted((channels, kernel.shape[-1]))
         is_enough = pixels >= FEWEST_PIXELS and least >= FEWEST_CHANNELS
-        if is_enough and pixels * most < MOST_NUMBERS and height % 4 == 0:
-            return filtered(x, kernel)
+        if pixels * most < MOST_NUMBERS:
+            if kernel.shape[0] == 1:
+                return matmul(x, kernel[0, 0])
+            if is_enough and height % 4 == 0:
+                return filtered(x, kernel)
     return ops.conv(x, kernel, 1, "same", data_format="channels_last")
 
 
