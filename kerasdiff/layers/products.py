@@ -38,15 +38,15 @@ def matmul(x, kernel):
 
 def convolve(x, kernel):
     """(B, H, W, I) with a kernel (k, k, I, O), zeros around, to (B, H, W, O)."""
-    if forms().filtered and _is_known(x) and kernel.shape[0] in (1, 3):
+    if forms().filtered and _is_known(x):
         _, height, width, channels = x.shape
         pixels, (least, most) = height * width, sorted((channels, kernel.shape[-1]))
-        is_enough = pixels >= FEWEST_PIXELS and least >= FEWEST_CHANNELS
-        if pixels * most < MOST_NUMBERS:
-            if kernel.shape[0] == 1:
-                return matmul(x, kernel[0, 0])
-            if is_enough and height % 4 == 0:
-                return filtered(x, kernel)
+        is_small = pixels * most < MOST_NUMBERS
+        is_enough = pixels >= FEWEST_PIXELS and least >= FEWEST_CHANNELS and height % 4 == 0
+        if is_small and kernel.shape[0] == 1:
+            return matmul(x, kernel[0, 0])
+        if is_small and is_enough and kernel.shape[0] == 3:
+            return filtered(x, kernel)
     return ops.conv(x, kernel, 1, "same", data_format="channels_last")
 
 
