@@ -9,6 +9,7 @@ from kerasdiff.layers import (
     Composite,
     Dense,
     Network,
+    gelu,
     initializer,
     layer_norm,
     to_policy,
@@ -16,7 +17,7 @@ from kerasdiff.layers import (
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),  # OpenAI CLIP's approximation
-    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu": gelu,
 }
 ROOT = "text_model"
 EMBEDDINGS = "clip_embedding"  # what keras-cv's users look for

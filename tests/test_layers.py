@@ -1,6 +1,7 @@
 """Layers against plain NumPy in float64, and what they refuse."""
 
 import math
+from functools import partial
 
 import keras
 import numpy as np
@@ -16,6 +17,8 @@ from kerasdiff.layers import (
     GroupNorm,
     PaddedConv2D,
     Upsample,
+    gelu,
+    layer_norm,
 )
 
 
@@ -85,13 +88,40 @@ def test_group_norm_of_a_large_picture():
     np.testing.assert_allclose(output, normalise(x, 4, 1e-6), atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float16", 4e-3), ("bfloat16", 4e-2)])
-def test_group_norm_sums_in_float32(dtype, tolerance):
-    x = np.asarray(ops.cast(numbers(1, 64, 64, 8) * 100 + 300, dtype), "float32")
+# Of 1000.25 float16 keeps 1000 or 1000.5: 0.025 of a deviation of 10; no more may be lost again.
+@pytest.mark.parametrize(
+    "dtype, deviation, offset, tolerance",
+    [("float16", 100, 300, 4e-3), ("bfloat16", 100, 300, 4e-2), ("float16", 10, 1000, 2.5e-2)],
+)
+def test_group_norm_sums_in_float32(dtype, deviation, offset, tolerance):
+    x = np.asarray(ops.cast(numbers(1, 64, 64, 8) * deviation + offset, dtype), "float32")
     output = GroupNorm(2, 1e-5, dtype=dtype)(ops.cast(x, dtype))
     assert keras.backend.standardize_dtype(output.dtype) == dtype
     output = np.asarray(ops.cast(output, "float32"))
     np.testing.assert_allclose(output, normalise(x, 2, 1e-5), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "dtype, offset, tolerance",
+    [("float32", 0, 2e-6), ("float32", 1000, 3e-4), ("float16", 100, 4e-3), ("bfloat16", 9, 4e-2)],
+)
+def test_layer_norm_is_exact_far_from_zero_too(dtype, offset, tolerance):
+    x = np.asarray(ops.cast(numbers(2, 9, 320) + offset, dtype), "float32")
+    layer = layer_norm("norm", dtype)
+    layer.build(x.shape)
+    gamma, beta = (np.asarray(ops.cast(v, "float32")) for v in randomise(layer).variables)
+    output = layer(ops.cast(x, dtype))
+    assert keras.backend.standardize_dtype(output.dtype) == dtype
+    expected = normalise(x.reshape(18, 1, 320), 1, 1e-5).reshape(x.shape) * gamma + beta
+    np.testing.assert_allclose(np.asarray(ops.cast(output, "float32")), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("norm", [partial(GroupNorm, 1, 1e-6), partial(layer_norm, "norm")])
+@pytest.mark.parametrize("value", [0.0, 1000.5, 30000.0])
+def test_equal_numbers_are_normalised_without_a_root_of_less_than_nothing(norm, value):
+    layer = norm(dtype="float16")
+    x = ops.cast(np.full((1, 6, 7, 30), value), "float16")
+    assert np.isfinite(np.asarray(layer(x))).all()
 
 
 @pytest.mark.parametrize("groups", [0, 5, 24])
@@ -131,11 +161,28 @@ def test_upsampling_by_four_convolutions_is_repeating_and_then_convolving(dtype,
     assert np.abs(ops.cast(got, "float32") - expected).max() < most * np.abs(expected).max()
 
 
+def test_accelerators_upsample_to_the_same(monkeypatch):
+    layer, x = Upsample(5), numbers(2, 3, 4, 7)
+    layer.build(x.shape)
+    by_parts = layer(x)
+    monkeypatch.setattr("kerasdiff.layers.blocks.device", lambda: "gpu")
+    monkeypatch.setattr(layer, "_double", None)
+    np.testing.assert_allclose(layer(x), by_parts, atol=2e-6)
+
+
 @pytest.mark.parametrize("padding, expected", [(1, (1, 3, 4, 2)), ((0, 1), (1, 2, 4, 2))])
 def test_downsampling_rounds_as_its_padding_says(padding, expected):
     layer = Downsample(2, padding)
     assert layer(numbers(1, 5, 8, 3)).shape == expected
     assert layer.compute_output_shape((1, 5, 8, 3)) == expected
+
+
+@pytest.mark.parametrize("dtype, step", [("float32", 2e-7), ("float16", 5e-4), ("bfloat16", 4e-3)])
+def test_gelu_is_exact_to_its_last_rounding(dtype, step):
+    x = ops.cast(np.linspace(-6, 6, 4001), dtype)
+    got, x = (np.asarray(ops.cast(array, "float64")) for array in (gelu(x), x))
+    expected = x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    assert (np.abs(got - expected) <= step * np.abs(x)).all()
 
 
 def test_geglu_is_the_exact_gelu_of_the_second_half():

@@ -11,10 +11,11 @@ ask for them as `keras_cv.layers`: they are Keras' own.
 import keras
 
 from kerasdiff.layers.autoencoder import AttentionBlock, MeanLatents, apply_blocks
-from kerasdiff.layers.basic import Dense, GroupNorm, PaddedConv2D, layer_norm
+from kerasdiff.layers.basic import Dense, PaddedConv2D, gelu
 from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, TimeEmbedding, Upsample
 from kerasdiff.layers.int8 import quantize
 from kerasdiff.layers.network import Network, to_policy
+from kerasdiff.layers.norms import GroupNorm, LayerNorm, layer_norm
 from kerasdiff.layers.transformers import Attention, FeedForward, SpatialTransformer
 from kerasdiff.layers.variables import (
     initializer,
@@ -32,6 +33,7 @@ __all__ = [
     "Downsample",
     "FeedForward",
     "GroupNorm",
+    "LayerNorm",
     "MeanLatents",
     "Network",
     "PaddedConv2D",
@@ -40,6 +42,7 @@ __all__ = [
     "TimeEmbedding",
     "Upsample",
     "apply_blocks",
+    "gelu",
     "initializer",
     "layer_norm",
     "quantize",

@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
-from kerasdiff.layers.basic import GroupNorm, PaddedConv2D
+from kerasdiff.layers.basic import PaddedConv2D
 from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, Upsample
+from kerasdiff.layers.norms import GroupNorm
 from kerasdiff.layers.transformers import Attention
 
 

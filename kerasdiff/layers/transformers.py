@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from kerasdiff.attention import attention
-from kerasdiff.layers.basic import Dense, GroupNorm, PaddedConv2D, layer_norm
+from kerasdiff.layers.basic import Dense, PaddedConv2D, gelu
 from kerasdiff.layers.blocks import Composite
+from kerasdiff.layers.norms import GroupNorm, layer_norm
 from kerasdiff.layers.token_merging import TokenMerging
 
 
@@ -92,7 +93,7 @@ class FeedForward(Composite):
 
     def call(self, x):
         value, gate = ops.split(self.inward(x), 2, axis=-1)
-        return self.outward(value * ops.gelu(gate, approximate=False))
+        return self.outward(value * gelu(gate))
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
