@@ -54,7 +54,8 @@ def _forms():
     """What XLA computes faster on processors; JAX's has another way with matrices."""
     name, on_processor = keras.backend.backend(), device() == "cpu"
     filtered = on_processor and name in ("tensorflow", "jax")
-    return Forms(filtered, paired=filtered and name == "tensorflow")
+    widened = filtered and hasattr(keras.ops, "view")  # from Keras 3.12 on
+    return Forms(filtered, paired=filtered and name == "tensorflow", widened=widened)
 
 
 def resolve_jit_compile(jit_compile, dtype):

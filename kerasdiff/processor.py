@@ -12,6 +12,7 @@ class Forms(NamedTuple):
 
     filtered: bool = False
     paired: bool = False
+    widened: bool = False
 
 
 _PLAIN = Forms()

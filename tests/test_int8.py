@@ -41,15 +41,21 @@ def resident(field):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells of peaks")
-def test_a_program_casts_kernels_one_after_another():
+@pytest.mark.parametrize("dtype, turns", [("int8", 2), ("bfloat16", 1), ("float16", 1)])
+def test_a_program_casts_kernels_one_after_another(dtype, turns):
     """Twelve kernels of 17 MB in float32: all at once they would take 200 MB."""
-    model = keras.Sequential([keras.Input((2048,)), *(Dense(2048) for _ in range(12))])
-    quantize(model)
+    policy = "float32" if dtype == "int8" else dtype
+    layers = (Dense(2048, dtype=policy) for _ in range(12))
+    model = keras.Sequential([keras.Input((2048,), dtype=policy), *layers])
+    if dtype == "int8":
+        quantize(model)
 
-    def twice(x):
-        return ops.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, model(x)), (0, x))[1]
+    def run(x):
+        if turns == 1:
+            return model(x)
+        return ops.while_loop(lambda i, _: i < turns, lambda i, x: (i + 1, model(x)), (0, x))[1]
 
-    program, x = Program(twice, model, jit_compile=True), np.ones((4, 2048), "float32")
+    program, x = Program(run, model, jit_compile=True), np.ones((4, 2048), policy)
     program(x)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = resident("VmRSS")

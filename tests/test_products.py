@@ -1,16 +1,18 @@
 """Products for XLA on processors: other forms of the same sums, where and only where they pay."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from kerasdiff import backend
-from kerasdiff.layers import Dense, PaddedConv2D, products
+from kerasdiff.layers import Dense, PaddedConv2D, Upsample, products
 from kerasdiff.processor import Forms, forms, with_forms
 
-ALL = Forms(filtered=True, paired=True)
-HERE = Forms(filtered=True, paired=keras.backend.backend() == "tensorflow")
+ALL = Forms(filtered=True, paired=True, widened=True)
+HERE = ALL._replace(paired=keras.backend.backend() == "tensorflow")
 
 ROWS = {  # (x, kernel): whether a convolution takes it
     "as many rows and inputs as it takes": ((2048, 256), 40, True),
@@ -83,6 +85,20 @@ def error(got, exact):
 def assert_near(got, exact, plain):
     """`got` rounds at most four times as much as the plain form, or as a single number."""
     assert error(got, exact) <= 4 * max(error(plain, exact), 2.0**-24)
+
+
+def gradients(loss, *arrays):
+    """Of a number, by each of the arrays that it is computed of."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(loss, tuple(range(len(arrays))))(*arrays)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(arrays)
+        value = loss(*arrays)
+    return tape.gradient(value, arrays)
 
 
 @pytest.mark.parametrize("shape, units, is_paired", ROWS.values(), ids=ROWS)
@@ -164,6 +180,42 @@ def test_layers_in_a_program_give_what_they_give_alone(is_int8, taken, on_proces
     assert error(together, alone) < 4e-6
 
 
+@pytest.mark.parametrize("dtype, rounding", [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_layers_of_16_bits_are_computed_in_float32_in_a_program(
+    dtype, rounding, taken, on_processor
+):
+    inputs = keras.Input((16, 16, 128), batch_size=8, dtype=dtype)
+    kinds = [(PaddedConv2D, 256, 3, 1), (Dense, 130), (Upsample, 3), (PaddedConv2D, 5, 3, 1, 2)]
+    x = inputs
+    for kind, *sizes in kinds:
+        x = kind(*sizes, dtype=dtype)(x)
+    model = keras.Model(inputs, x)
+    x = drawn(8, 16, 16, 128).astype("float16")
+    alone = ops.convert_to_numpy(ops.cast(model(ops.cast(x, dtype)), "float32"))
+    taken.clear()
+    together = backend.Program(model, model)(ops.cast(x, dtype))
+    assert together.dtype == dtype
+    assert taken[:3] == ["filtered", "conv", "conv" if HERE.paired else "matmul"]
+    # Each layer rounds its output, to numbers half a step apart at most.
+    assert error(ops.cast(together, "float32"), alone) < len(kinds) * rounding
+
+
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+def test_gradients_of_16_bits_go_through_a_program(dtype, on_processor):
+    layer, x = Dense(3, dtype=dtype), ops.cast(drawn(4, 5), dtype)
+    layer.build(x.shape)
+
+    def loss(kernel, x):
+        with keras.StatelessScope([(layer.kernel, kernel)]):
+            return ops.sum(ops.cast(layer(x), "float32") ** 2)
+
+    found = backend.Program(partial(gradients, loss), layer)(layer.kernel.value, x)
+    for each, plain in zip(found, gradients(loss, layer.kernel.value, x), strict=True):
+        assert each.dtype == dtype
+        each, plain = (ops.convert_to_numpy(ops.cast(y, "float32")) for y in (each, plain))
+        assert np.abs(plain).min() > 0 and error(each, plain) < 2e-2
+
+
 def test_gradients_go_through_a_program(on_processor):
     """Those of both forms, of inputs and kernels, as they are outside of it."""
     x, kernel, matrix = drawn(1, 16, 128, 128), drawn(3, 3, 128, 256), drawn(256, 3)
@@ -171,21 +223,9 @@ def test_gradients_go_through_a_program(on_processor):
     def loss(x, kernel, matrix):
         return ops.sum(ops.sin(products.matmul(products.convolve(x, kernel), matrix) / 300))
 
-    def gradients(*arrays):
-        if keras.backend.backend() == "jax":
-            import jax
-
-            return jax.grad(loss, (0, 1, 2))(*arrays)
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            tape.watch(arrays)
-            value = loss(*arrays)
-        return tape.gradient(value, arrays)
-
     arrays = [ops.convert_to_tensor(array) for array in (x, kernel, matrix)]
-    found = backend.Program(gradients, keras.layers.Identity())(*arrays)
-    for each, plain in zip(found, gradients(*arrays), strict=True):
+    found = backend.Program(partial(gradients, loss), keras.layers.Identity())(*arrays)
+    for each, plain in zip(found, gradients(loss, *arrays), strict=True):
         assert error(each, ops.convert_to_numpy(plain)) < 1e-5
 
 

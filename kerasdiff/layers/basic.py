@@ -25,9 +25,8 @@ class Dense(KernelLayer):
         if self.use_bias:
             self.bias = self.add_weight((self.units,), "zeros", name="bias")
 
-    def call(self, x):
-        x = self.scaled(matmul(x, self.kernel_values(x)))
-        return x + self.bias if self.use_bias else x
+    def product(self, x, kernel):
+        return matmul(x, kernel)
 
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.units)
@@ -59,16 +58,13 @@ class PaddedConv2D(KernelLayer):
         self.add_kernel((self.kernel_size, self.kernel_size, x_shape[-1], self.filters))
         self.bias = self.add_weight((self.filters,), "zeros", name="bias")
 
-    def call(self, x):
+    def product(self, x, kernel):
         # With strides of 1, "same" is the padding by half a kernel, without a copy.
-        same = self.strides == 1 and sum(self.padding) == 2 * self.padding[0] == self._reach
-        kernel = self.kernel_values(x)
-        if same:
-            return self.scaled(convolve(x, kernel)) + self.bias
+        if self.strides == 1 and sum(self.padding) == 2 * self.padding[0] == self._reach:
+            return convolve(x, kernel)
         if any(self.padding):
             x = ops.pad(x, ((0, 0), self.padding, self.padding, (0, 0)))
-        x = ops.conv(x, kernel, self.strides, "valid", data_format="channels_last")
-        return self.scaled(x) + self.bias
+        return ops.conv(x, kernel, self.strides, "valid", data_format="channels_last")
 
     def compute_output_shape(self, x_shape):
         padded = sum(self.padding) - self._reach

@@ -6,6 +6,7 @@ from keras import ops
 from kerasdiff.backend import device
 from kerasdiff.layers.basic import Dense, PaddedConv2D
 from kerasdiff.layers.norms import GroupNorm
+from kerasdiff.layers.products import widen
 
 
 class Composite(keras.layers.Layer):
@@ -173,8 +174,8 @@ class Upsample(Composite):
 
     def _double(self, x):
         """(B, H, W, C) -> (B, 2H, 2W, channels)"""
-        batch, height, width, _ = ops.shape(x)
-        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        (batch, height, width, _), dtype = ops.shape(x), x.dtype
+        x = ops.pad(widen(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
         sums = keras.backend.result_type(x.dtype, "float32")
         kernel, rows = ops.cast(self.conv.kernel_values(x), sums), []
         for above, tall in zip((x[:, :-1], x[:, 1:]), _halves(kernel, 0), strict=True):
@@ -191,7 +192,7 @@ class Upsample(Composite):
         x = ops.reshape(
             ops.concatenate(rows, axis=-1), (batch, 2 * height, 2 * width, self.channels)
         )
-        return self.conv.scaled(x) + self.conv.bias
+        return self.conv.scaled(x, dtype) + self.conv.bias
 
     def compute_output_shape(self, x_shape, like_shape=None):
         height, width = (

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasdiff.layers.products import widen
 from kerasdiff.layers.variables import initializer
 from kerasdiff.weight_memory import cast_late
 
@@ -13,11 +14,13 @@ LARGEST = 127
 class KernelLayer(keras.layers.Layer):
     """A layer whose `kernel` has the output's channels as its last axis, in float or int8.
 
+    It calls `product(x, kernel)`, its own, and adds the bias if it has one.
+
     Attributes:
         scale: None, or, in int8, float32 (channels,): what a step of each channel's kernel is.
     """
 
-    scale = None
+    scale = bias = None
 
     def add_kernel(self, shape):
         """Makes the kernel, in the layer's dtype."""
@@ -59,15 +62,19 @@ class KernelLayer(keras.layers.Layer):
             dtype=str(array.dtype), name=name, trainable=False, autocast=False,
         )  # fmt: skip
 
+    def call(self, x):
+        wide = widen(x)
+        y = self.scaled(self.product(wide, self.kernel_values(wide)), x.dtype)
+        return y if self.bias is None else y + self.bias
+
     def kernel_values(self, x):
         """The kernel in the dtype of `x`, in int8 still without its scale."""
-        return self.kernel if self.scale is None else cast_late(self.kernel, x)
+        is_narrow = self.kernel.dtype != keras.backend.standardize_dtype(x.dtype)
+        return cast_late(self.kernel, x) if is_narrow else self.kernel
 
-    def scaled(self, y):
+    def scaled(self, y, dtype):
         """Products with `kernel_values`, (..., channels), with the scale that these lack."""
-        if self.scale is None:
-            return y
-        return ops.cast(ops.cast(y, "float32") * self.scale, y.dtype)
+        return ops.cast(y if self.scale is None else ops.cast(y, "float32") * self.scale, dtype)
 
 
 def quantize(model, keep=()):

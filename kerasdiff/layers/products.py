@@ -3,8 +3,9 @@
 TensorFlow's XLA hands both to Eigen there, whose convolutions are faster than its matrix products;
 and a convolution of 3x3 can do with half of its products, by minimal filtering (Winograd; Lavin and
 Gray, arXiv 1509.09308). Both are exact but for rounding: filtering's error is two to three times
-the plain form's. In 16 bits, in other programs, on other devices and at other sizes the plain forms
-are computed.
+the plain form's. Products of 16 bits it computes in float32, all kernels cast ahead; they are cast
+here, one by one, and take the same forms. In other programs, on other devices and at other sizes
+the plain forms are computed.
 """
 
 import math
@@ -20,11 +21,18 @@ FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
 FEWEST_PIXELS, FEWEST_CHANNELS = 256, 128
 """From so many on `filtered` is faster: mixing rows of pixels and of the kernel takes time too."""
 
+HALF = ("bfloat16", "float16")
+
 MOST_NUMBERS = 2**24
 """From so many on, 64 MiB, a picture is convolved plainly: the loop's copies would set the peak.
 
 A decoder of 512x512 without tiles took 1.3 GiB more.
 """
+
+
+def widen(x):
+    """What products are computed of: 16 bits in float32, where XLA would do so by itself."""
+    return ops.cast(x, "float32") if forms().widened and x.dtype in HALF else x
 
 
 def matmul(x, kernel):
