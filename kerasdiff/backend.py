@@ -38,7 +38,8 @@ class Program:
         self._variables = [variable for each in models for variable in each.variables]
         self.dtype = models[0].compute_dtype
         self.jit_compile = resolve_jit_compile(jit_compile, self.dtype)
-        self._compiled = _COMPILERS.get(keras.backend.backend(), _run_as_it_is)(self)
+        compile_program = _COMPILERS.get(keras.backend.backend(), lambda program: program.trace)
+        self._compiled = compile_program(self)
 
     def __call__(self, *inputs):
         """Runs on nested structures of arrays or tensors; Python numbers become tensors."""
@@ -75,8 +76,8 @@ def resolve_jit_compile(jit_compile, dtype):
 def for_few_calls(jit_compile):
     """What to compile with where a program runs once a picture: what is ready soonest.
 
-    On TensorFlow a graph. JAX without XLA goes operation by operation: CLIP's text encoder took
-    1.5 times as long even at its first call, and a graphics card waited 0.3 s for its picture.
+    On TensorFlow a graph. JAX without XLA goes operation by operation: CLIP's text
+    encoder took 1.5 times as long even at its first call.
     """
     return jit_compile if keras.backend.backend() == "jax" else False
 
@@ -99,10 +100,7 @@ def device():
 
 @functools.cache
 def fused_attention_dtypes():
-    """In which dtypes Keras hands attention to a kernel that needs no scores in memory.
-
-    cuDNN's on JAX with NVIDIA's GPUs from Ampere on, and OpenVINO's.
-    """
+    """For which dtypes Keras has cuDNN's attention (JAX, NVIDIA from Ampere on) or OpenVINO's."""
     if keras.backend.backend() == "openvino":
         return ("float32", "bfloat16")
     if keras.backend.backend() != "jax" or device() != "gpu":
@@ -112,6 +110,15 @@ def fused_attention_dtypes():
     gpu = jax.devices()[0]
     fits = "cuda" in gpu.client.platform_version and float(gpu.compute_capability) >= 8.0
     return ("float16", "bfloat16") if fits else ()
+
+
+def loops_in_python():
+    """Whether a loop would go through Python here: TensorFlow's, outside of any program."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
 
 
 def runs_one_by_one():
@@ -129,8 +136,7 @@ def compiles_training():
     """Whether XLA compiles training steps, where nobody says.
 
     Not TensorFlow's on processors where it computes by oneDNN: a step is about as fast then, and
-    ready sooner. Without oneDNN the demo model's takes 1.8 times as long as by XLA
-    (`benchmarks.training`).
+    ready sooner. Without, the demo model's takes 1.8 times as long (`benchmarks.training`).
     """
     on_processor = keras.backend.backend() == "tensorflow" and device() == "cpu"
     return not (on_processor and computes_by_onednn())
@@ -161,10 +167,7 @@ def training_function(trainer):
 
 
 def _compile_update(optimizer, variables):
-    """Has XLA join an update's hundreds of small operations: steps of the demo model take 5 % less.
-
-    Where XLA does not compile all of it, see `compiles_training`.
-    """
+    """Has XLA join an update's many small operations: the demo model's steps take 5 % less."""
     import tensorflow as tf
 
     optimizer.build(variables)
@@ -287,10 +290,6 @@ def _compile_with_openvino(program):
     from kerasdiff.openvino_program import compile_program
 
     return compile_program(program)
-
-
-def _run_as_it_is(program):
-    return program.trace
 
 
 _COMPILERS = {

@@ -70,3 +70,36 @@ def test_what_a_fused_kernel_cannot_do_is_done_without(fused):
     run_on((1, 8, 9, 2, 136, 136), "float16")
     run_on((1, 8, 9, 2, 8, 16), "float16")
     assert not fused
+
+
+@pytest.mark.parametrize("masked", (False, True))
+def test_many_pieces_outside_of_a_program_are_one(masked, monkeypatch):
+    *arrays, mask, _ = problem(2, 33, 37, 4, 8, 5)
+    given = [tf.constant(array) for array in arrays]
+    sizes = {"query_chunk_size": 4, "key_chunk_size": 16}
+    runs = []
+
+    def note(scale, sizes, dtype):
+        return lambda given: runs.append(dtype) or program(scale, sizes, dtype)(given)
+
+    program = function._program
+    monkeypatch.setattr(function, "_program", note)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        output = attention(*given, mask if masked else None, **sizes)
+        total = tf.reduce_sum(output * tf.cos(tf.range(5.0)))
+    gradients = tape.gradient(total, given)
+    assert runs == ["float32"]  # 2 x 4 heads, 9 x 3 chunks
+    attention(*(array[:, :, :2] for array in given), query_chunk_size=8, key_chunk_size=16)
+    tf.function(lambda *given: attention(*given, **sizes), autograph=False)(*given)
+    assert runs == ["float32"]  # few pieces; in a program already
+
+    np.testing.assert_allclose(
+        output, naive_attention(*arrays, mask if masked else None), atol=1e-5
+    )
+    monkeypatch.setattr(function, "MANY", 10**9)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        total = attention(*given, mask if masked else None, **sizes) * tf.cos(tf.range(5.0))
+    for got, expected in zip(gradients, tape.gradient(total, given), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)

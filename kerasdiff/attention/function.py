@@ -1,5 +1,6 @@
 """The public function: checks what it is given and picks the plain form or the loop over pieces."""
 
+import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -7,10 +8,14 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.pieces import MASKED, chunked, scaled, softmax, sum_dtype
-from kerasdiff.backend import fused_attention_dtypes
+from kerasdiff.attention.spans import chunk_count
+from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python
 
 SHORT = 8
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
+
+MANY = 64
+"""From so many pieces on a loop in Python takes longer than one that has to be compiled first."""
 
 _LOOPS = ContextVar("loops", default=True)
 
@@ -73,7 +78,11 @@ def attention(
     sizes = (query_chunk_size, key_chunk_size)
     if _is_short(query, key, sizes):
         return _plain(**given, scale=scale)
-    return chunked(given, scale, sizes) if _LOOPS.get() else _in_rows(given, scale, sizes[0])
+    if not _LOOPS.get():
+        return _in_rows(given, scale, sizes[0])
+    if loops_in_python() and _count_pieces(query, key, sizes) >= MANY:
+        return _program(scale, sizes, keras.backend.standardize_dtype(query.dtype))(given)
+    return chunked(given, scale, sizes)
 
 
 def _is_fused(query, key, value):
@@ -89,6 +98,18 @@ def _is_short(query, key, sizes):
         return False
     batch, queries, heads, keys = lengths
     return batch * heads * queries * keys <= SHORT * sizes[0] * sizes[1]
+
+
+def _count_pieces(query, key, sizes):
+    batch, queries, heads, _ = query.shape
+    return batch * heads * chunk_count(queries, sizes[0]) * chunk_count(key.shape[1], sizes[1])
+
+
+@functools.cache
+def _program(scale, sizes, dtype):
+    """`chunked`, compiled for each set of shapes that it is called with."""
+    function = functools.partial(chunked, scale=scale, sizes=sizes)
+    return Program(function, keras.layers.Identity(dtype=dtype))
 
 
 def _plain(query, key, value, scale, mask=None):
