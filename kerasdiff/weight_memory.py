@@ -58,12 +58,10 @@ def cast_late(weight, x):
     of loops too: in XLA's programs SD 1.5's int8 kernels took 3.3 GiB beside themselves. This one
     waits for a number, which is 0 unless the first of `x` is NaN, and with it what comes out.
     """
-
-    weight = keras.ops.convert_to_tensor(weight)
-    if weight.dtype == "int8" and keras.backend.backend() != "openvino":  # whose are constants
-        weight = weight + _nothing("int8", x)
-    elif weight.dtype != "int8":
-        weight = _as_bits(weight, x)
+    if keras.backend.backend() != "openvino":  # which takes weights for constants
+        weight = keras.ops.convert_to_tensor(weight)
+        is_whole = weight.dtype == "int8"
+        weight = weight + _nothing("int8", x) if is_whole else _as_bits(weight, x)
     return keras.ops.cast(weight, x.dtype)
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.layers.products import widen
+from kerasdiff.layers.products import HALF, widen
 from kerasdiff.layers.variables import initializer
 from kerasdiff.weight_memory import cast_late
 
@@ -69,7 +69,8 @@ class KernelLayer(keras.layers.Layer):
 
     def kernel_values(self, x):
         """The kernel in the dtype of `x`, in int8 still without its scale."""
-        is_narrow = self.kernel.dtype != keras.backend.standardize_dtype(x.dtype)
+        is_widened = self.kernel.dtype in HALF and x.dtype == "float32"
+        is_narrow = self.scale is not None or is_widened
         return cast_late(self.kernel, x) if is_narrow else self.kernel
 
     def scaled(self, y, dtype):

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasdiff.layers.products import HALF
+
 PARTS = 16
 """Of a picture's pixels, whose sums a GroupNorm takes one by one."""
 
@@ -83,7 +85,7 @@ def _normalise(rows, average, layer):
     the difference to, costs float32's last bits; what 16 bits had lost by rounding is far more.
     """
     mean = average(rows)
-    if layer.compute_dtype in ("bfloat16", "float16"):
+    if layer.compute_dtype in HALF:
         variance = ops.maximum(average(ops.square(rows)) - ops.square(mean), 0.0)
     else:
         variance = average(ops.square(rows - mean))
