@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasdiff import backend, processor
+from kerasdiff import backend
+from kerasdiff.backend import compilers, processor
 
 
 def small_model():
@@ -46,25 +47,25 @@ def test_numbers_are_arguments_too():
 
 
 def test_auto_follows_the_measurements(monkeypatch):
-    monkeypatch.setattr(backend, "device", lambda: "cpu")
-    monkeypatch.setattr(backend, "computes_in_bfloat16", lambda: True)
+    monkeypatch.setattr(compilers, "device", lambda: "cpu")
+    monkeypatch.setattr(compilers, "computes_in_bfloat16", lambda: True)
     assert backend.resolve_jit_compile("auto", "float32")
     assert not backend.resolve_jit_compile("auto", "bfloat16")
-    monkeypatch.setattr(backend, "computes_in_bfloat16", lambda: False)
+    monkeypatch.setattr(compilers, "computes_in_bfloat16", lambda: False)
     assert backend.resolve_jit_compile("auto", "bfloat16")
-    monkeypatch.setattr(backend, "device", lambda: "gpu")
+    monkeypatch.setattr(compilers, "device", lambda: "gpu")
     assert backend.resolve_jit_compile("auto", "bfloat16")
 
 
 @pytest.mark.parametrize("onednn", (True, False))
 def test_training_steps_are_compiled_where_xla_is_faster(monkeypatch, onednn):
-    monkeypatch.setattr(backend, "device", lambda: "cpu")
+    monkeypatch.setattr(compilers, "device", lambda: "cpu")
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     monkeypatch.setattr(processor, "_has_one_of", lambda *names: onednn and "avx512_vnni" in names)
     assert backend.compiles_training() is not onednn
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0" if onednn else "1")
     assert backend.compiles_training() is onednn
-    monkeypatch.setattr(backend, "device", lambda: "gpu")
+    monkeypatch.setattr(compilers, "device", lambda: "gpu")
     assert backend.compiles_training()
 
 
@@ -73,7 +74,7 @@ def test_training_steps_are_compiled_where_xla_is_faster(monkeypatch, onednn):
 )
 def test_the_rule_for_onednn_is_tensorflows_own(monkeypatch):
     port = pytest.importorskip("tensorflow.python.util._pywrap_util_port")
-    monkeypatch.setattr(backend, "device", lambda: "cpu")
+    monkeypatch.setattr(compilers, "device", lambda: "cpu")
     assert backend.compiles_training() is not port.IsMklEnabled()
 
 

@@ -8,8 +8,8 @@ from collections import namedtuple
 
 import pytest
 
-from kerasdiff import kept_programs
-from kerasdiff.kept_programs import forget_programs, programs_folder
+from kerasdiff.backend import kept_programs
+from kerasdiff.backend.kept_programs import forget_programs, programs_folder
 
 RUN = """
 import keras

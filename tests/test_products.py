@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasdiff import backend
+from kerasdiff.backend import Forms, Program, forms, product_forms, with_forms
 from kerasdiff.layers import Dense, PaddedConv2D, Upsample, products
-from kerasdiff.processor import Forms, forms, with_forms
 
 ALL = Forms(filtered=True, paired=True, widened=True)
 HERE = ALL._replace(paired=keras.backend.backend() == "tensorflow")
@@ -74,7 +73,7 @@ def taken(monkeypatch):
 
 @pytest.fixture
 def on_processor(monkeypatch):
-    monkeypatch.setattr(backend, "device", lambda: "cpu")
+    monkeypatch.setattr(product_forms, "device", lambda: "cpu")
 
 
 def error(got, exact):
@@ -175,7 +174,7 @@ def test_layers_in_a_program_give_what_they_give_alone(is_int8, taken, on_proces
     alone = ops.convert_to_numpy(model(x))
     assert taken == ["conv", "matmul"]
     taken.clear()
-    together = backend.Program(model, model)(x)
+    together = Program(model, model)(x)
     assert taken == ["filtered", "conv", "conv" if HERE.paired else "matmul"]
     assert error(together, alone) < 4e-6
 
@@ -193,7 +192,7 @@ def test_layers_of_16_bits_are_computed_in_float32_in_a_program(
     x = drawn(8, 16, 16, 128).astype("float16")
     alone = ops.convert_to_numpy(ops.cast(model(ops.cast(x, dtype)), "float32"))
     taken.clear()
-    together = backend.Program(model, model)(ops.cast(x, dtype))
+    together = Program(model, model)(ops.cast(x, dtype))
     assert together.dtype == dtype
     assert taken[:3] == ["filtered", "conv", "conv" if HERE.paired else "matmul"]
     # Each layer rounds its output, to numbers half a step apart at most.
@@ -209,7 +208,7 @@ def test_gradients_of_16_bits_go_through_a_program(dtype, on_processor):
         with keras.StatelessScope([(layer.kernel, kernel)]):
             return ops.sum(ops.cast(layer(x), "float32") ** 2)
 
-    found = backend.Program(partial(gradients, loss), layer)(layer.kernel.value, x)
+    found = Program(partial(gradients, loss), layer)(layer.kernel.value, x)
     for each, plain in zip(found, gradients(loss, layer.kernel.value, x), strict=True):
         assert each.dtype == dtype
         each, plain = (ops.convert_to_numpy(ops.cast(y, "float32")) for y in (each, plain))
@@ -224,7 +223,7 @@ def test_gradients_go_through_a_program(on_processor):
         return ops.sum(ops.sin(products.matmul(products.convolve(x, kernel), matrix) / 300))
 
     arrays = [ops.convert_to_tensor(array) for array in (x, kernel, matrix)]
-    found = backend.Program(partial(gradients, loss), keras.layers.Identity())(*arrays)
+    found = Program(partial(gradients, loss), keras.layers.Identity())(*arrays)
     for each, plain in zip(found, gradients(loss, *arrays), strict=True):
         assert error(each, ops.convert_to_numpy(plain)) < 1e-5
 
@@ -232,7 +231,7 @@ def test_gradients_go_through_a_program(on_processor):
 def found_forms(**how):
     """The forms that a program's function may take."""
     found = []
-    program = backend.Program(lambda x: found.append(forms()) or x, keras.layers.Identity(), **how)
+    program = Program(lambda x: found.append(forms()) or x, keras.layers.Identity(), **how)
     program(np.ones(1, "float32"))
     assert forms() == Forms()
     return found[0]
@@ -241,5 +240,5 @@ def found_forms(**how):
 def test_only_programs_for_this_processor_take_them(on_processor, monkeypatch):
     assert found_forms() == HERE
     assert found_forms(jit_compile=False) == found_forms(travels=True) == Forms()
-    monkeypatch.setattr(backend, "device", lambda: "gpu")
+    monkeypatch.setattr(product_forms, "device", lambda: "gpu")
     assert found_forms() == Forms()

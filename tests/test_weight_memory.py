@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kerasdiff.backend.memory import empty, hand_over, new_array
 from kerasdiff.checkpoints.tensors import FLOATS
-from kerasdiff.weight_memory import empty, hand_over, new_array
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kerasdiff.backend import hand_over, new_array
 from kerasdiff.checkpoints.names import is_skipped
 from kerasdiff.checkpoints.tensors import (
     FLOATS,
@@ -19,7 +20,6 @@ from kerasdiff.checkpoints.tensors import (
     require_finite,
 )
 from kerasdiff.layers import tensor_name, to_torch_axes
-from kerasdiff.weight_memory import hand_over, new_array
 
 THREADS = min(4, os.cpu_count() or 1)  # that read, cast and assign
 SHOWN = 5  # names of each kind that an error lists

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasdiff.backend import cast_late
 from kerasdiff.layers.products import HALF, widen
 from kerasdiff.layers.variables import initializer
-from kerasdiff.weight_memory import cast_late
 
 LARGEST = 127
 

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from keras import ops
 
-from kerasdiff.processor import forms
+from kerasdiff.backend import forms
 
 FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
 """From so many on `paired` is faster than a matrix product (`benchmarks.products`)."""

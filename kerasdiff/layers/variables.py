@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import keras
 
-from kerasdiff.weight_memory import empty
+from kerasdiff.backend import empty
 
 _LEAVES = {
     "kernel": "weight",

@@ -10,12 +10,12 @@ from drawn_checkpoint import write_checkpoint
 from export_cases import MASK, PICTURE, alone, inputs, opened, same, settings, tokens
 from tensorflow.core.protobuf import saved_model_pb2
 
+from kerasdiff.backend import Forms, forms
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
 from kerasdiff.export import export
 from kerasdiff.layers import products
-from kerasdiff.processor import Forms, forms
 
 
 def compiled(folder):

@@ -1,15 +1,19 @@
-"""Memory of weights: taken without filling it, given without a copy, cast when it is needed.
+"""Memory of weights: taken without filling it, given without a copy; memory kept between steps.
 
 Touching gigabytes of new memory takes seconds; that of a weight which a checkpoint will fill is
 touched once, when its tensor is cast into it.
 """
 
+import ctypes
 import math
 import mmap
 import os
+import platform
 
 import keras
 import numpy as np
+
+from kerasdiff.backend.devices import device
 
 # Else a process that is forked would share them. Windows has neither.
 _PRIVATE = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
@@ -51,33 +55,20 @@ def hand_over(array, variable):
     variable.assign(array)
 
 
-def cast_late(weight, x):
-    """A weight of 8 or 16 bits in the dtype of `x`, once `x` has been computed.
+def keep_freed_memory():
+    """Has the C library keep what a step frees for the next step.
 
-    Compilers order by who waits for whom. Casts that wait for nothing come first, all of them, out
-    of loops too: in XLA's programs SD 1.5's int8 kernels took 3.3 GiB beside themselves. This one
-    waits for a number, which is 0 unless the first of `x` is NaN, and with it what comes out.
+    A step asks for gigabytes in large pieces and frees them. By default each piece comes from the
+    system anew, as pages that are cleared and faulted in one by one, which took much of a training
+    step. The price: the process stays as large as it once was. Linux with glibc only, for the
+    whole process; elsewhere nothing is done.
+
+    Returns:
+        Whether it was done.
     """
-    if keras.backend.backend() != "openvino":  # which takes weights for constants
-        weight = keras.ops.convert_to_tensor(weight)
-        is_whole = weight.dtype == "int8"
-        weight = weight + _nothing("int8", x) if is_whole else _as_bits(weight, x)
-    return keras.ops.cast(weight, x.dtype)
-
-
-def _nothing(dtype, x):
-    return keras.ops.cast(keras.ops.isnan(keras.ops.reshape(x, (-1,))[0]), dtype)
-
-
-def _as_bits(weight, x):
-    """A weight of 16 bits plus `_nothing`, which XLA would add in float32, out of the loop."""
-
-    @keras.ops.custom_gradient  # there is none through bits
-    def run(weight, x):
-        def gradient(*args, upstream=None):
-            return args[0] if upstream is None else upstream, keras.ops.zeros_like(x)
-
-        bits = keras.ops.view(weight, "int16") + _nothing("int16", x)
-        return keras.ops.view(bits, weight.dtype), gradient
-
-    return run(weight, x)
+    if device() != "cpu" or platform.libc_ver()[0] != "glibc":
+        return False
+    set_option = ctypes.CDLL(None).mallopt
+    # malloc.h: M_MMAP_MAX: no piece of its own mapping; M_TRIM_THRESHOLD: none given back;
+    # M_ARENA_MAX: threads find what others have freed.
+    return all([set_option(-4, 0), set_option(-1, 2**31 - 1), set_option(-8, 1)])

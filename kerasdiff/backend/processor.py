@@ -1,37 +1,7 @@
 """What the processor computes with, as far as Linux tells: what is quickest depends on it."""
 
 import os
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Forms(NamedTuple):
-    """Forms of products that are faster than the plain ones; see `layers.products`."""
-
-    filtered: bool = False
-    paired: bool = False
-    widened: bool = False
-
-
-_PLAIN = Forms()
-_FORMS = ContextVar("forms", default=_PLAIN)
-
-
-@contextmanager
-def with_forms(allowed):
-    """What is traced within this context may take these `Forms`."""
-    before = _FORMS.set(allowed)
-    try:
-        yield
-    finally:
-        _FORMS.reset(before)
-
-
-def forms():
-    """The `Forms` that what is traced here may take."""
-    return _FORMS.get()
 
 
 def computes_in_bfloat16():

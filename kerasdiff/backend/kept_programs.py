@@ -5,16 +5,49 @@ for one version of the compiler and one kind of processor, and kept apart by bot
 a folder that others may write to is not used.
 """
 
+import functools
 import hashlib
 import os
 import platform
 import shutil
 from pathlib import Path
 
+import keras
+
 from kerasdiff.files import cache_folder
 
 LARGEST = 1 << 30  # bytes kept of one compiler's programs; the oldest go first
 SWITCH = "KERASDIFF_KEEP_PROGRAMS"
+
+
+@functools.cache
+def keep_programs():
+    """Has the compiler keep its programs for the next run of the process; once, for all of it.
+
+    On TensorFlow it must come before the first tensor or question about devices: options are read
+    then. Folders that were chosen already, in the environment or by the user's own lines, stay.
+
+    Returns:
+        The folder, or None.
+    """
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        option, flags = "--tf_xla_persistent_cache_directory", os.environ.get("TF_XLA_FLAGS", "")
+        folder = None if option in flags else programs_folder(f"{name}-{tf.__version__}")
+        # Flags are split at blanks.
+        if folder and len(str(folder).split()) == 1:
+            os.environ["TF_XLA_FLAGS"] = f"{flags} {option}={folder}".strip()
+            return folder
+    if name == "jax":
+        import jax
+
+        folder = programs_folder(f"{name}-{jax.__version__}")
+        if folder and not jax.config.jax_compilation_cache_dir:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            return folder
+    return None
 
 
 def programs_folder(compiler):

@@ -1,0 +1,40 @@
+"""What alone knows backends, devices and compilers apart."""
+
+from kerasdiff.backend.compilers import compiles_training, for_few_calls, resolve_jit_compile
+from kerasdiff.backend.devices import (
+    check_trains,
+    device,
+    fused_attention_dtypes,
+    join_processes,
+    loops_in_python,
+    runs_one_by_one,
+)
+from kerasdiff.backend.kept_programs import keep_programs
+from kerasdiff.backend.late_casts import cast_late
+from kerasdiff.backend.memory import empty, hand_over, keep_freed_memory, new_array
+from kerasdiff.backend.product_forms import Forms, forms, with_forms
+from kerasdiff.backend.programs import Program
+from kerasdiff.backend.training import training_function
+
+__all__ = [
+    "Forms",
+    "Program",
+    "cast_late",
+    "check_trains",
+    "compiles_training",
+    "device",
+    "empty",
+    "for_few_calls",
+    "forms",
+    "fused_attention_dtypes",
+    "hand_over",
+    "join_processes",
+    "keep_freed_memory",
+    "keep_programs",
+    "loops_in_python",
+    "new_array",
+    "resolve_jit_compile",
+    "runs_one_by_one",
+    "training_function",
+    "with_forms",
+]

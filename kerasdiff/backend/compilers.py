@@ -1,0 +1,43 @@
+"""Which compiler takes what, as benchmarks/RESULTS.md has it."""
+
+import keras
+
+from kerasdiff.backend.devices import device
+from kerasdiff.backend.processor import computes_by_onednn, computes_in_bfloat16
+
+
+def resolve_jit_compile(jit_compile, dtype):
+    """`True`, `False`, or for `"auto"` what was measured for this device and dtype.
+
+    XLA wins but for one case, bfloat16 on processors with instructions for it: TensorFlow's own
+    kernels (oneDNN) use them, XLA's do not and are 2.5 times slower. Without such instructions
+    TensorFlow's kernels are the slower ones, by 3 times.
+
+    Raises:
+        ValueError: if `jit_compile` is none of the three.
+    """
+    if jit_compile == "auto":
+        return not (dtype == "bfloat16" and device() == "cpu" and computes_in_bfloat16())
+    if jit_compile not in (True, False):
+        raise ValueError(f'`jit_compile` must be True, False or "auto", not {jit_compile!r}')
+    return bool(jit_compile)
+
+
+def for_few_calls(jit_compile):
+    """What to compile with where a program runs once a picture: what is ready soonest.
+
+    On TensorFlow a graph. JAX without XLA goes operation by operation: CLIP's text encoder took
+    1.5 times as long even at its first call.
+    """
+    return jit_compile if keras.backend.backend() == "jax" else False
+
+
+def compiles_training():
+    """Whether XLA compiles training steps, where nobody says.
+
+    Not TensorFlow's on processors where it computes by oneDNN: a step is about as fast then, and
+    ready sooner. Without oneDNN the demo model's takes 1.8 times as long as by XLA
+    (`benchmarks.training`).
+    """
+    on_processor = keras.backend.backend() == "tensorflow" and device() == "cpu"
+    return not (on_processor and computes_by_onednn())

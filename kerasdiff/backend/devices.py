@@ -1,0 +1,67 @@
+"""Which device programs run on, and what a backend can do there."""
+
+import functools
+
+import keras
+
+
+def device():
+    """Kind of the device that programs run on: `"cpu"`, `"gpu"` or `"tpu"`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return next(
+            (kind.lower() for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)),
+            "cpu",
+        )
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend()
+    return "cpu"
+
+
+@functools.cache
+def fused_attention_dtypes():
+    """In which dtypes Keras hands attention to a kernel that needs no scores in memory.
+
+    cuDNN's on JAX with NVIDIA's GPUs from Ampere on, and OpenVINO's.
+    """
+    if keras.backend.backend() == "openvino":
+        return ("float32", "bfloat16")
+    if keras.backend.backend() != "jax" or device() != "gpu":
+        return ()
+    import jax
+
+    gpu = jax.devices()[0]
+    fits = "cuda" in gpu.client.platform_version and float(gpu.compute_capability) >= 8.0
+    return ("float16", "bfloat16") if fits else ()
+
+
+def loops_in_python():
+    """Whether a loop would go through Python here: TensorFlow's, outside of any program."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
+
+
+def runs_one_by_one():
+    """Whether layers run well without a program: OpenVINO's gave another picture, in minutes."""
+    return keras.backend.backend() != "openvino"
+
+
+def check_trains():
+    """ValueError on a backend that makes pictures only."""
+    if keras.backend.backend() == "openvino":
+        raise ValueError("OpenVINO does not train: set KERAS_BACKEND to tensorflow or jax")
+
+
+def join_processes(coordinator, processes, index):
+    """Lets JAX see the devices of all processes; see `training.devices`."""
+    import jax
+
+    # Between processors the collectives are Gloo's; accelerators bring their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    keras.distribution.initialize(coordinator, processes, index)

@@ -1,0 +1,44 @@
+"""Which forms of products a program may take."""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import keras
+
+from kerasdiff.backend.devices import device
+
+
+class Forms(NamedTuple):
+    """Forms of products that are faster than the plain ones; see `layers.products`."""
+
+    filtered: bool = False
+    paired: bool = False
+    widened: bool = False
+
+
+_PLAIN = Forms()
+_FORMS = ContextVar("forms", default=_PLAIN)
+
+
+@contextmanager
+def with_forms(allowed):
+    """What is traced within this context may take these `Forms`."""
+    before = _FORMS.set(allowed)
+    try:
+        yield
+    finally:
+        _FORMS.reset(before)
+
+
+def forms():
+    """The `Forms` that what is traced here may take."""
+    return _FORMS.get()
+
+
+def faster_forms():
+    """What XLA computes faster on processors; JAX's has another way with matrices."""
+    name, on_processor = keras.backend.backend(), device() == "cpu"
+    filtered = on_processor and name in ("tensorflow", "jax")
+    widened = filtered and hasattr(keras.ops, "view")  # from Keras 3.12 on
+    return Forms(filtered, paired=filtered and name == "tensorflow", widened=widened)

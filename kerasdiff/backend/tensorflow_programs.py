@@ -1,0 +1,41 @@
+"""TensorFlow's functions, which are compiled anew where a program kept for them was cut off."""
+
+import tensorflow as tf
+
+from kerasdiff.backend.kept_programs import forget_programs, keep_programs
+
+
+def compile_function(function, jit_compile, prepare=lambda: None):
+    """A `tf.function`, compiled by XLA or not.
+
+    Args:
+        function: takes and returns nested structures of tensors.
+        jit_compile: whether by XLA.
+        prepare: called before the function is first traced, and before it is compiled anew.
+    """
+
+    def compile_anew():
+        prepare()
+        compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
+        # One trace for each size is meant, and no fault that the user could mend.
+        compiled._omit_frequent_tracing_warning = True
+        return compiled
+
+    def run(*inputs):
+        nonlocal compiled
+        try:
+            return compiled(*inputs)
+        except (tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError) as error:
+            # A kept program was cut off or, by the second, is empty: a fall of the system, say.
+            is_cut = isinstance(error, tf.errors.OutOfRangeError)
+            if not is_cut and "Serialized cache key does not match" not in str(error):
+                raise
+            if not (kept := keep_programs()):
+                message = "empty the folder of XLA's programs that TF_XLA_FLAGS names"
+                raise RuntimeError(f"a kept program cannot be read: {message}") from error
+            forget_programs(kept)
+            compiled = compile_anew()
+            return compiled(*inputs)
+
+    compiled = compile_anew()
+    return run
