@@ -1,8 +1,5 @@
-"""The networks: numbers of the references, on JAX too, ways to call, and formulas by hand."""
+"""The networks: numbers of the references, ways to call, and formulas by hand."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,36 +46,6 @@ def largest_error(kind, name, golden):
 def test_outputs_are_those_of_the_reference(kind, name):
     with np.load(GOLDEN) as golden:
         assert largest_error(kind, name, golden) < TOLERANCE
-
-
-ON_JAX = """
-import keras, numpy as np
-from model_cases import *
-from kerasdiff.backend import Program
-assert keras.backend.backend() == "jax"
-golden, ids = np.load("golden/models.npz"), tokens("clip-l")
-runs = {
-    "unet/controlnet/0": (DiffusionModel(UNETS["controlnet"][0]), unet_inputs("controlnet")),
-    "autoencoder/two/1": (ImageEncoder(AUTOENCODERS["two"]), picture("two")),
-    "autoencoder/two/2": (Decoder(AUTOENCODERS["two"]), latents("two")),
-    "text/clip-l/0": (TextEncoder(TEXTS["clip-l"]), [ids, np.arange(ids.shape[1])[None]]),
-}
-outputs = {key: Program(fill(model), model, True)(inputs) for key, (model, inputs) in runs.items()}
-print(max(error(np.asarray(output), golden[key]) for key, output in outputs.items()))
-"""
-
-
-def test_outputs_are_the_same_on_jax():
-    done = subprocess.run(
-        [sys.executable, "-c", ON_JAX],
-        capture_output=True, text=True, cwd=Path(__file__).parent,
-        env=os.environ | {
-            "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-        },
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split()[-1]) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["sdxl", "guided", "controlnet"])

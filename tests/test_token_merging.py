@@ -78,14 +78,19 @@ def test_odd_sizes_are_left_alone():
     assert np.abs(merged - np.asarray(layer(x, context))).max() > 1e-4
 
 
+def small_picture(model):
+    return model.text_to_image("a red house", num_steps=2, seed=1).astype(int)
+
+
+@pytest.fixture(scope="module")
+def exact(folder):
+    return small_picture(tiny_model(folder))
+
+
 @pytest.mark.parametrize("jit_compile", (True, False))
-def test_pictures_stay_near_and_only_the_outermost_level_merges(folder, jit_compile):
+def test_pictures_stay_near_and_only_the_outermost_level_merges(folder, exact, jit_compile):
     model = StableDiffusion.from_preset(folder, token_merging=0.5, jit_compile=jit_compile)
-
-    def picture(model):
-        return model.text_to_image("a red house", num_steps=2, seed=1).astype(int)
-
-    difference = np.abs(picture(model) - picture(tiny_model(folder)))
+    difference = np.abs(small_picture(model) - exact)
     assert 0 < difference.max() and difference.mean() < 20
     layers = [x for x in model.diffusion_model.layers if isinstance(x, SpatialTransformer)]
     merging = {layer.name: layer.token_merging for layer in layers}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from stable_diffusion_cases import tiny_checkpoint
 
+TESTS = Path(__file__).parents[1]
 PROGRAM = Path(__file__).with_name("backend_picture.py")
 BFLOAT16_MEAN = 4.0  # of 255: what rounding to 8 bits costs this wild network over three steps
 
@@ -49,15 +50,42 @@ def test_backends_xla_and_bfloat16_agree(folder, tmp_path):
         assert 0 < difference.mean() < BFLOAT16_MEAN
 
 
+ON_JAX = """
+import keras, numpy as np
+from model_cases import *
+from kerasdiff.backend import Program
+assert keras.backend.backend() == "jax"
+golden, ids = np.load("golden/models.npz"), tokens("clip-l")
+runs = {
+    "unet/controlnet/0": (DiffusionModel(UNETS["controlnet"][0]), unet_inputs("controlnet")),
+    "autoencoder/two/1": (ImageEncoder(AUTOENCODERS["two"]), picture("two")),
+    "autoencoder/two/2": (Decoder(AUTOENCODERS["two"]), latents("two")),
+    "text/clip-l/0": (TextEncoder(TEXTS["clip-l"]), [ids, np.arange(ids.shape[1])[None]]),
+}
+outputs = {key: Program(fill(model), model, True)(inputs) for key, (model, inputs) in runs.items()}
+print(max(error(np.asarray(output), golden[key]) for key, output in outputs.items()))
+"""
+
+
+def on_jax(*command, cwd=None):
+    """What a Python command writes, on the JAX backend."""
+    path = os.pathsep.join([str(TESTS.parent), *sys.path])
+    jax = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, *command], env=os.environ | jax, cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
+def test_networks_give_the_reference_s_numbers_on_jax():
+    assert float(on_jax("-c", ON_JAX, cwd=TESTS).split()[-1]) < 2e-5  # of the largest value
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 def test_products_are_right_on_jax():
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", Path(__file__).parents[1] / "test_products.py"],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    on_jax("-m", "pytest", "-q", TESTS / "test_products.py")
 
 
 def on_openvino(*command):
