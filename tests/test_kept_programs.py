@@ -71,6 +71,15 @@ def test_the_next_process_takes_what_the_first_compiled(home):
     assert kept(home) == written
 
 
+@pytest.mark.parametrize("code", ("picture", "training step"))
+def test_other_work_before_it_changes_nothing(home, code):
+    first = answer(PROGRAMS[code])
+    written = kept(home)
+    others = "keep_programs()\n[keras.ops.ones(i) * 2 for i in range(9)]\n"
+    assert answer(PROGRAMS[code].replace("keep_programs()\n", others)) == first
+    assert kept(home) == written
+
+
 @pytest.mark.parametrize("code, left", [("picture", 0), *((code, 100) for code in PROGRAMS)])
 def test_a_program_that_was_cut_off_is_compiled_again(home, code, left):
     first = answer(PROGRAMS[code])

@@ -4,19 +4,33 @@ import tensorflow as tf
 
 from kerasdiff.backend.kept_programs import forget_programs, keep_programs
 
+try:
+    from tensorflow.python.framework.ops import uid
+except ImportError:  # it is not part of the interface
+    uid = None
 
-def compile_function(function, jit_compile, prepare=lambda: None):
+ROUND = 1 << 18  # more numbers than models and programs take; counting so far takes 0.03 s
+
+
+def compile_function(function, jit_compile, prepare=None):
     """A `tf.function`, compiled by XLA or not.
 
     Args:
         function: takes and returns nested structures of tensors.
         jit_compile: whether by XLA.
-        prepare: called before the function is first traced, and before it is compiled anew.
+        prepare: called before the function is first traced, and before it is compiled anew; it
+            has XLA compile a part of it.
     """
 
+    def traced(*inputs):
+        if jit_compile or prepare:  # then XLA keeps it, or the part of it that it compiles
+            _count_from_a_round_number()
+        return function(*inputs)
+
     def compile_anew():
-        prepare()
-        compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
+        if prepare:
+            prepare()
+        compiled = tf.function(traced, jit_compile=jit_compile, autograph=False)
         # One trace for each size is meant, and no fault that the user could mend.
         compiled._omit_frequent_tracing_warning = True
         return compiled
@@ -39,3 +53,14 @@ def compile_function(function, jit_compile, prepare=lambda: None):
 
     compiled = compile_anew()
     return run
+
+
+def _count_from_a_round_number():
+    """Has what is traced next be named as in other processes.
+
+    Functions' names end in a number, every tensor takes one, and XLA finds a kept program by its
+    functions' names: only after just as many tensors would it be found.
+    """
+    if uid:
+        for _ in range(-uid() % ROUND):
+            uid()

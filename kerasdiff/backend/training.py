@@ -18,13 +18,13 @@ def training_function(trainer):
     if trainer.run_eagerly or trainer.distribute_strategy.num_replicas_in_sync > 1:
         return None
 
-    def prepare():
-        if not trainer.jit_compile:
-            _compile_update(trainer.optimizer, trainer.trainable_variables)
-
     from kerasdiff.backend.tensorflow_programs import compile_function
 
-    step = compile_function(trainer.train_step, trainer.jit_compile, prepare)
+    def prepare():
+        _compile_update(trainer.optimizer, trainer.trainable_variables)
+
+    whole = trainer.jit_compile
+    step = compile_function(trainer.train_step, whole, None if whole else prepare)
     # Taken from the iterator outside of the graph, a batch knows its size.
     return lambda iterator: step(next(iterator))
 
