@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.unet_step import make_inputs, medians
 from kerasdiff.backend import Program, device
-from kerasdiff.checkpoints.models import KEPT_IN_FLOAT
+from kerasdiff.checkpoints.models import kept_in_float
 from kerasdiff.configs import SD1
 from kerasdiff.diffusion_model import DiffusionModel, timestep_embedding
 from kerasdiff.layers import quantize
@@ -34,7 +34,7 @@ def network(dtype, int8, like):
     for variable, source in zip(model.variables, like.variables, strict=True):
         variable.assign(source.value)
     if int8:
-        quantize(model, KEPT_IN_FLOAT)
+        quantize(model, kept_in_float(SD1.diffusion_model))
     return model
 
 
@@ -60,7 +60,9 @@ def main():
     )
     parser.add_argument("--side", type=int, default=256, help="of the picture, in pixels")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
     options = parser.parse_args()
+    keras.utils.set_random_seed(options.seed)
     exact = DiffusionModel(SD1.diffusion_model)
     models = {name: network(*kind, exact) for name, kind in KINDS.items()}
     given = make_inputs(SD1, options.side, 1)

@@ -21,8 +21,18 @@ _MODELS = {
     "decoder": (Decoder, "vae", lambda config: config.autoencoder),
     "diffusion_model": (DiffusionModel, "unet", lambda config: config.diffusion_model),
 }
-# The way in and out of the network: little memory, and every error passes through them.
-KEPT_IN_FLOAT = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+
+
+def kept_in_float(config):
+    """Beginnings of the names of layers that stay float in a UNet of int8: its way in and out.
+
+    They are 2 % of SD 1.5's weights, and every error passes through them: rounded, they would make
+    half of the output's error with random weights, most of it with the demo model's
+    (`benchmarks.int8`).
+    """
+    last = len(config.channels) - 1
+    ends = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+    return (*ends, "down_blocks.0.resnets", f"up_blocks.{last}.resnets")
 
 
 def open_models(checkpoint, dtype="float32", int8=False, token_merging=0.0, **files):
@@ -83,7 +93,7 @@ class Models:
         if part == "unet":
             model.merge_tokens(self.token_merging)
             if self.int8:
-                quantize(model, KEPT_IN_FLOAT)
+                quantize(model, kept_in_float(self.config.diffusion_model))
         return model
 
     def _loaded(self, kind, part, config, dtype, name):
