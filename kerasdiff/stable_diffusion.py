@@ -37,8 +37,8 @@ class StableDiffusion(CompiledModels):
             `StableDiffusionConfig`, whose networks then start untrained.
         dtype: of the networks: "float32", "bfloat16" or "float16". Latents, guidance and the
             sampler stay in float32.
-        int8: whether the UNet's matrices and convolutions are kept as int8, a quarter of float32's
-            memory, and computed in `dtype`: a slightly other picture.
+        int8: whether the UNet's matrices and convolutions are kept as int8, a good quarter of
+            float32's memory, and computed in `dtype`: a slightly other picture.
         token_merging: share of the positions, up to 0.75, that the UNet's outermost self-attention
             merges with others that are alike (arXiv 2303.17604): a slightly other picture.
         memory: "high" keeps every model; "medium" one at a time, made anew from the checkpoint

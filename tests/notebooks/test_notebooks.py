@@ -18,6 +18,15 @@ LARGEST = 1_500_000  # bytes, so that a repository page shows them quickly
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_programs(tmp_path_factory):
+    """One notebook takes what another compiled, as on a machine of yours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERASDIFF_KEEP_PROGRAMS", "1")
+        patch.setenv("KERASDIFF_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 def pictures(cell):
     """The pictures that a cell shows, float (H, W, 3) each, of a GIF the first."""
     found = [
