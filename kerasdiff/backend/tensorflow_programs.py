@@ -9,7 +9,7 @@ try:
 except ImportError:  # it is not part of the interface
     uid = None
 
-ROUND = 1 << 18  # more numbers than models and programs take; counting so far takes 0.03 s
+ROUND = 1 << 18  # far more numbers than a model takes; counting so far takes 0.05 s
 
 
 def compile_function(function, jit_compile, prepare=None):

@@ -26,9 +26,8 @@ _MODELS = {
 def kept_in_float(config):
     """Beginnings of the names of layers that stay float in a UNet of int8: its way in and out.
 
-    They are 2 % of SD 1.5's weights, and every error passes through them: rounded, they would make
-    half of the output's error with random weights, most of it with the demo model's
-    (`benchmarks.int8`).
+    They are 2 % of SD 1.5's weights, and every error passes through them: with the outermost
+    ResBlocks rounded too, the output is 1.2 times as far off (benchmarks/RESULTS.md).
     """
     last = len(config.channels) - 1
     ends = ("conv_in", "conv_out", "time_embedding", "add_embedding")
