@@ -14,11 +14,13 @@ from kerasdiff.backend.late_casts import cast_late
 from kerasdiff.backend.memory import empty, hand_over, keep_freed_memory, new_array
 from kerasdiff.backend.product_forms import Forms, forms, with_forms
 from kerasdiff.backend.programs import Program
+from kerasdiff.backend.shared_traces import call_shared
 from kerasdiff.backend.training import training_function
 
 __all__ = [
     "Forms",
     "Program",
+    "call_shared",
     "cast_late",
     "check_trains",
     "compiles_training",

@@ -7,7 +7,8 @@ call sees the new value, without a new trace. On OpenVINO alone, which cannot, w
 import keras
 
 from kerasdiff.backend.compilers import resolve_jit_compile
-from kerasdiff.backend.product_forms import Forms, faster_forms, with_forms
+from kerasdiff.backend.product_forms import faster_forms, with_forms
+from kerasdiff.backend.shared_traces import sharing_traces
 
 
 class Program:
@@ -42,7 +43,9 @@ class Program:
 
     def trace(self, *inputs):
         self.traces += 1
-        with with_forms(faster_forms() if self.jit_compile and not self._travels else Forms()):
+        if self._travels or not self.jit_compile:
+            return self._function(*inputs)
+        with with_forms(faster_forms()), sharing_traces():
             return self._function(*inputs)
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kerasdiff.backend import device
+from kerasdiff.backend import call_shared, device
 from kerasdiff.layers.basic import Dense, PaddedConv2D
 from kerasdiff.layers.norms import GroupNorm
 from kerasdiff.layers.products import widen
@@ -21,6 +21,9 @@ class Composite(keras.layers.Layer):
     def part(self, kind, leaf, *args, **kwargs):
         """A layer of the class `kind` named `leaf` within this one, of this one's dtype."""
         return kind(*args, name=f"{self.name}.{leaf}", dtype=self.dtype_policy, **kwargs)
+
+    def __call__(self, *args, **kwargs):
+        return call_shared(self, super().__call__, *args, **kwargs)
 
     def compute_output_shape(self, x_shape):
         return x_shape

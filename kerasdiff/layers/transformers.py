@@ -141,20 +141,18 @@ class SpatialTransformer(Composite):
         groups, epsilon: of the GroupNorm that opens it.
         linear_projection: project by a matrix instead of a 1x1 convolution, which differ in the
             shape of the kernel alone.
-
-    Attributes:
         token_merging: share of the positions that are merged for self-attention; see
             `TokenMerging`. It needs an even height and width, known while tracing.
     """
 
-    token_merging = 0.0
+    FIELDS = ("heads", "depth", "groups", "epsilon", "linear_projection", "token_merging")
 
-    FIELDS = ("heads", "depth", "groups", "epsilon", "linear_projection")
-
-    def __init__(self, heads, depth, groups, epsilon, linear_projection=False, **kwargs):
+    def __init__(
+        self, heads, depth, groups, epsilon, linear_projection=False, token_merging=0.0, **kwargs
+    ):
         super().__init__(**kwargs)
         self.heads, self.depth, self.linear_projection = heads, depth, linear_projection
-        self.groups, self.epsilon = groups, epsilon
+        self.groups, self.epsilon, self.token_merging = groups, epsilon, token_merging
         self.norm = self.part(GroupNorm, "norm", groups, epsilon)
         self.blocks = [
             self.part(TransformerBlock, f"transformer_blocks.{i}", heads) for i in range(depth)

@@ -1,0 +1,121 @@
+"""A program traces layers of one kind and size once, and calls each with its own weights."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerasdiff.backend import Program
+from kerasdiff.layers import ResBlock, SpatialTransformer
+
+X = np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype("float32")
+CONTEXT = np.random.default_rng(1).standard_normal((2, 3, 6)).astype("float32")
+
+
+class Counted(ResBlock):
+    """Notes the name of each layer that is traced."""
+
+    traced = ()
+
+    def call(self, x, embedding=None):
+        Counted.traced = (*Counted.traced, self.name)
+        return super().call(x, embedding)
+
+
+@pytest.fixture(autouse=True)
+def nothing_traced(monkeypatch):
+    monkeypatch.setattr(Counted, "traced", ())
+
+
+def drawn(kind, *args, shapes=(X.shape,), seed=0):
+    """A layer with weights that no other has."""
+    layer = kind(*args, name=f"{kind.__name__}-{seed}")
+    layer.build(*shapes)
+    rng = np.random.default_rng(seed)
+    layer.set_weights([0.3 * rng.standard_normal(each.shape) for each in layer.get_weights()])
+    return layer
+
+
+def in_a_row(layers, *more):
+    """What layers make of X one after another, by a program, and by none."""
+    model = keras.Sequential(layers)
+
+    def run(x):
+        for layer in layers:
+            x = layer(x, *more)
+        return x
+
+    wanted = keras.ops.convert_to_numpy(run(keras.ops.convert_to_tensor(X)))
+    Counted.traced = ()
+    program = Program(run, model, True)
+    return program, keras.ops.convert_to_numpy(program(X)), wanted
+
+
+def test_like_layers_are_traced_once_and_keep_their_own_weights():
+    program, got, wanted = in_a_row([drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(3)])
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert Counted.traced == ("Counted-0",)
+
+
+def test_weights_assigned_later_count():
+    layers = [drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(3)]
+    program, _, _ = in_a_row(layers)
+    layers[2].set_weights(layers[0].get_weights())
+    np.testing.assert_allclose(program(X), in_a_row(layers)[2], atol=1e-4)
+    assert program.traces == 1
+
+
+@pytest.mark.parametrize(
+    "other", ((8, 4, 1e-5), (8, 2, 0.5)), ids=("other groups", "another epsilon")
+)
+def test_layers_of_other_settings_are_traced_apart(other):
+    layers = [drawn(Counted, *args, seed=i) for i, args in enumerate(((8, 2, 1e-5), other))]
+    _, got, wanted = in_a_row(layers)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert len(Counted.traced) == 2
+
+
+def test_a_layer_with_another_part_is_traced_apart():
+    class Doubling(Counted):
+        PART = keras.layers.Identity
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.norm1 = self.PART()
+
+    class Doubled(keras.layers.Identity):
+        def call(self, x):
+            return 2 * x
+
+    layers = []
+    for seed, part in enumerate((keras.layers.Identity, Doubled)):
+        Doubling.PART = part
+        layers.append(drawn(Doubling, 8, 2, 1e-5, seed=seed))
+    _, got, wanted = in_a_row(layers)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    assert len(Counted.traced) == 2
+
+
+def test_a_layer_in_int8_is_traced_apart():
+    layers = [drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(2)]
+    layers[1].conv1.quantize("int8")
+    _, got, wanted = in_a_row(layers)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert len(Counted.traced) == 2
+
+
+def test_transformers_that_merge_tokens_are_traced_apart():
+    settings, shapes = (2, 1, 2, 1e-5), (X.shape, CONTEXT.shape)
+    layers = [drawn(SpatialTransformer, *settings, shapes=shapes, seed=i) for i in range(2)]
+    layers[1].token_merging = 0.5
+    _, got, wanted = in_a_row(layers, keras.ops.convert_to_tensor(CONTEXT))
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    layers[1].token_merging = 0.0
+    plain = in_a_row(layers, keras.ops.convert_to_tensor(CONTEXT))[1]
+    assert np.abs(plain - got).max() > 1e-2
+
+
+def test_what_travels_to_other_machines_is_traced_plainly():
+    layers = [drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(2)]
+    program = Program(lambda x: layers[1](layers[0](x)), keras.Sequential(layers), True, True)
+    program(X)
+    assert Counted.traced == ("Counted-0", "Counted-1")
