@@ -214,7 +214,8 @@ class CompiledModels:
             self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
             for name in names:
                 del self._parts[name]
-            gc.collect()  # Keras' models hold on to themselves
+            for _ in range(2):  # models and programs hold on to themselves, then what they traced
+                gc.collect()
 
     def _program(self, name, how=None):
         """What runs the model `name`, compiled once; for a `Pass`, the loop over the network."""

@@ -1,16 +1,18 @@
 """Compiled programs: traced once, weights by reference, XLA where it was measured to win."""
 
+import gc
 import logging
 import platform
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
 import pytest
 
 from kerasdiff import backend
-from kerasdiff.backend import compilers, processor
+from kerasdiff.backend import compilers, memory, processor
 
 
 def small_model():
@@ -30,6 +32,27 @@ def test_a_program_is_traced_once_a_shape_and_follows_its_weights(jit_compile):
     assert program.traces == 1
     program({"x": np.ones((4, 3), "float32")})
     assert program.traces == 2
+
+
+@pytest.mark.parametrize("jit_compile", (True, False))
+def test_a_program_let_go_of_leaves_no_trace_and_no_weights_behind(jit_compile):
+    """SiLU has a gradient of its own, which TensorFlow registers for good with what it is in."""
+    tensorflow = pytest.importorskip("tensorflow")
+
+    def alive():
+        for _ in range(3):
+            gc.collect()
+        kinds = (tensorflow.Graph, tensorflow.Variable)
+        return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+    def run():
+        model = small_model()
+        program = backend.Program(lambda x: keras.ops.silu(model(x)), model, jit_compile)
+        program(np.ones((1, 3), "float32"))
+        return alive()
+
+    during, after = run(), alive()  # the first time other things, too, are made for good
+    assert run() == during > after == alive()
 
 
 def test_many_sizes_are_no_reason_for_a_warning(caplog, monkeypatch):
@@ -111,6 +134,38 @@ def test_freed_memory_is_kept_for_the_next_step():
     assert faults["keep"] < 0.1 * faults["give back"]
 
 
+PIECES = """
+import time
+from contextlib import nullcontext
+import sys
+from kerasdiff.backend.memory import giving_back_freed_memory
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+with giving_back_freed_memory() if sys.argv[1] == "give back" else nullcontext():
+    pieces = [bytes(4000) for _ in range(50_000)]  # 200 MB, of which the last holds up the rest
+    full, pieces = resident(), pieces[-1:]
+    until = time.monotonic() + 20
+    while resident() > full - 150 and time.monotonic() < until and sys.argv[1] == "give back":
+        time.sleep(0.1)
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_what_a_compiler_frees_goes_back_to_the_system():
+    freed = {
+        how: float(subprocess.run([sys.executable, "-c", PIECES, how], check=True, text=True,
+                                  capture_output=True).stdout)
+        for how in ("give back", "keep")
+    }  # fmt: skip
+    assert freed["give back"] > 150 > 50 > freed["keep"]
+
+
 def test_elsewhere_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert backend.keep_freed_memory() is False
+    with memory.giving_back_freed_memory():
+        assert not any("watch" in thread.name for thread in threading.enumerate())

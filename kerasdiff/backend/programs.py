@@ -4,9 +4,12 @@ Weights are arguments of a compiled program, never constants in it: assign a var
 call sees the new value, without a new trace. On OpenVINO alone, which cannot, with one.
 """
 
+from contextlib import ExitStack
+
 import keras
 
 from kerasdiff.backend.compilers import resolve_jit_compile
+from kerasdiff.backend.memory import giving_back_freed_memory
 from kerasdiff.backend.product_forms import faster_forms, with_forms
 from kerasdiff.backend.shared_traces import sharing_traces
 
@@ -29,7 +32,7 @@ class Program:
 
     def __init__(self, function, model, jit_compile="auto", travels=False):
         models = model if isinstance(model, list) else [model]
-        self.traces = 0
+        self.traces, self._compiling = 0, ExitStack()
         self._function, self._travels = function, travels
         self._variables = [variable for each in models for variable in each.variables]
         self.dtype = models[0].compute_dtype
@@ -39,10 +42,12 @@ class Program:
 
     def __call__(self, *inputs):
         """Runs on nested structures of arrays or tensors; Python numbers become tensors."""
-        return self._compiled(*keras.tree.map_structure(keras.ops.convert_to_tensor, inputs))
+        with self._compiling:
+            return self._compiled(*keras.tree.map_structure(keras.ops.convert_to_tensor, inputs))
 
     def trace(self, *inputs):
         self.traces += 1
+        self._compiling.enter_context(giving_back_freed_memory())
         if self._travels or not self.jit_compile:
             return self._function(*inputs)
         with with_forms(faster_forms()), sharing_traces():

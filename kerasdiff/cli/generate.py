@@ -77,8 +77,9 @@ def _add_sampling(add):
 
 
 def _add_economies(add):
+    # All pictures are made in one go: no network is needed again once the next one is.
     add.add_argument(
-        "--memory", default="high", choices=("high", "medium", "low"),
+        "--memory", default="medium", choices=("high", "medium", "low"),
         help="medium holds one network at a time, low a layer at a time (%(default)s)",
     )  # fmt: skip
     add.add_argument("--split-guidance", action="store_true", help="less memory, two calls")
