@@ -20,6 +20,8 @@ from kerasdiff.backend.devices import device
 # Else a process that is forked would share them. Windows has neither.
 _PRIVATE = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 
+SHORTEST_PAUSE, WORTHWHILE = 0.2, 2**24  # seconds; bytes
+
 
 def empty(shape, dtype):
     """A tensor of any values, to be overwritten; zeros where the backend has no such thing."""
@@ -78,7 +80,7 @@ def keep_freed_memory():
 
 @contextmanager
 def giving_back_freed_memory():
-    """Has the C library give back what is freed within this context, five times a second.
+    """Has the C library give back what is freed within this context, soon after.
 
     Compilers take and free small pieces. By default the C library holds on to all that lie below
     one still in use: half a gigabyte stayed from SD 1.5, beside what the program then needed.
@@ -90,8 +92,11 @@ def giving_back_freed_memory():
     give_back, over = ctypes.CDLL(None).malloc_trim, threading.Event()
 
     def watch():
-        while not over.wait(0.2):
-            give_back(0)
+        pause = SHORTEST_PAUSE
+        while not over.wait(pause):
+            before = _resident()
+            give_back(0)  # takes 0.02 s: once nothing comes of it, a program runs, not a compiler
+            pause = SHORTEST_PAUSE if before - _resident() > WORTHWHILE else min(2 * pause, 5.0)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -100,6 +105,12 @@ def giving_back_freed_memory():
     finally:
         over.set()
         watcher.join()
+
+
+def _resident():
+    """Bytes of the process that lie in memory."""
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * mmap.PAGESIZE
 
 
 def _has_glibc():
