@@ -108,6 +108,12 @@ def test_other_choices_are_refused(choice):
         backend.resolve_jit_compile(choice, "float32")
 
 
+def told(code, how):
+    """The number that a process of its own prints."""
+    command = [sys.executable, "-c", code, how]
+    return float(subprocess.run(command, check=True, text=True, capture_output=True).stdout)
+
+
 FAULTS = """
 import resource, sys
 import numpy as np
@@ -127,18 +133,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_kept_for_the_next_step():
     """Pages are faulted in once, not at each step, in a process of its own."""
-    faults = {
-        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, text=True,
-                                capture_output=True).stdout)
-        for how in ("keep", "give back")
-    }  # fmt: skip
+    faults = {how: told(FAULTS, how) for how in ("keep", "give back")}
     assert faults["keep"] < 0.1 * faults["give back"]
 
 
 PIECES = """
-import time
+import sys, time
 from contextlib import nullcontext
-import sys
 from kerasdiff.backend.memory import giving_back_freed_memory
 
 def resident():
@@ -157,11 +158,7 @@ print(full - resident())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_what_a_compiler_frees_goes_back_to_the_system():
-    freed = {
-        how: float(subprocess.run([sys.executable, "-c", PIECES, how], check=True, text=True,
-                                  capture_output=True).stdout)
-        for how in ("give back", "keep")
-    }  # fmt: skip
+    freed = {how: told(PIECES, how) for how in ("give back", "keep")}
     assert freed["give back"] > 150 > 50 > freed["keep"]
 
 

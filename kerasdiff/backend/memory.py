@@ -83,7 +83,7 @@ def giving_back_freed_memory():
     """Has the C library give back what is freed within this context, soon after.
 
     Compilers take and free small pieces. By default the C library holds on to all that lie below
-    one still in use: half a gigabyte stayed from SD 1.5, beside what the program then needed.
+    one still in use, beside what the program then needs.
     Linux with glibc only; elsewhere nothing is done.
     """
     if not _has_glibc():
@@ -95,7 +95,7 @@ def giving_back_freed_memory():
         pause = SHORTEST_PAUSE
         while not over.wait(pause):
             before = _resident()
-            give_back(0)  # takes 0.02 s: once nothing comes of it, a program runs, not a compiler
+            give_back(0)  # takes time: once nothing comes of it, a program runs, no compiler
             pause = SHORTEST_PAUSE if before - _resident() > WORTHWHILE else min(2 * pause, 5.0)
 
     watcher = threading.Thread(target=watch, daemon=True)
