@@ -14,6 +14,7 @@ from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safet
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
+_COUNT = re.compile(r"_\d+(?=/)")
 
 
 def save_state(trainer, path):
@@ -122,10 +123,11 @@ def _variables(trainer):
     optimizer = _build(trainer)
     metrics = {id(variable) for metric in trainer.metrics for variable in metric.variables}
     own = [variable for variable in trainer.variables if id(variable) not in metrics]
-    return {
-        f"{owner}/{i}/{variable.path}": variable
-        for owner, variables in (("model", own), ("optimizer", optimizer.variables))
-        for i, variable in enumerate(variables)
+    # An optimizer's path begins with its name, which Keras ends in a number that counts all that
+    # the process has made: "adam_3/iteration".
+    return {f"model/{i}/{variable.path}": variable for i, variable in enumerate(own)} | {
+        f"optimizer/{i}/{_COUNT.sub('', variable.path)}": variable
+        for i, variable in enumerate(optimizer.variables)
     }
 
 

@@ -1,0 +1,48 @@
+"""States of trainers, written and read again."""
+
+import keras
+import numpy as np
+import pytest
+from training_cases import CONFIG, diffusion_batch, networks
+
+from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.training.checkpoints import resume, save_state
+from kerasdiff.training.diffusion import DiffusionTrainer
+
+
+def trainer(optimizer):
+    network, text_encoder, _, _ = networks()
+    trainer = DiffusionTrainer(CONFIG, network, text_encoder)
+    trainer.compile(optimizer=optimizer, run_eagerly=True)
+    return trainer
+
+
+def variables(trainer):
+    return [np.array(v.value) for v in (*trainer.variables, *trainer.optimizer.variables)]
+
+
+def scaled():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+
+
+@pytest.mark.parametrize("optimizer", [lambda: keras.optimizers.Adam(0.01), scaled])
+def test_a_state_is_read_by_the_next_trainer_of_the_same_process(tmp_path, optimizer):
+    """As in a notebook: the next optimizer's name ends in another number."""
+    first = trainer(optimizer())
+    resume(first, tmp_path)
+    for _ in range(2):
+        first.train_on_batch(diffusion_batch())
+    save_state(first, tmp_path / "step-00000002.safetensors")
+    second = trainer(optimizer())
+    assert first.optimizer.variables[0].path != second.optimizer.variables[0].path
+    assert resume(second, tmp_path) == 2
+    for ours, theirs in zip(variables(second), variables(first), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_state_of_another_optimizer_is_refused(tmp_path):
+    first = trainer(keras.optimizers.Adam(0.01))
+    resume(first, tmp_path)
+    save_state(first, tmp_path / "step-00000001.safetensors")
+    with pytest.raises(CheckpointError, match="is not of this trainer: expected optimizer/"):
+        resume(trainer(keras.optimizers.SGD(0.01, momentum=0.9)), tmp_path)
