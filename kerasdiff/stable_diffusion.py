@@ -131,23 +131,24 @@ class StableDiffusion(CompiledModels):
         return self._generate(text, negative_prompt, batch_size, options, image, None, strength)
 
     def inpaint(
-        self, prompt, image, mask, strength=1.0, negative_prompt=None, batch_size=1, **options
-    ):
+        self, prompt, image, mask, strength=1.0, negative_prompt=None, batch_size=1, overlay=True,
+        **options,
+    ):  # fmt: skip
         """Pictures of a text where the mask is white; elsewhere the picture stays.
 
         Args:
             mask: greyscale PIL image, path or array: black keeps, white paints anew.
-            image, strength, prompt, negative_prompt, batch_size, **options: as in
-                `image_to_image`.
+            overlay: as `images.overlay`; False: all as the decoder gives it, diffusers' way.
+            image, strength, prompt, and the rest: as in `image_to_image`.
 
         Returns:
-            uint8 array (B, img_height, img_width, 3). Kept parts have gone through the
-            autoencoder once; `images.overlay` puts the picture itself there.
+            uint8 array (B, img_height, img_width, 3).
         """
         check_given("image", image)
         check_given("mask", mask)
         text, options = check_prompts(prompt), options_of(**options)
-        return self._generate(text, negative_prompt, batch_size, options, image, mask, strength)
+        made = self._generate(text, negative_prompt, batch_size, options, image, mask, strength)
+        return images.overlay(made, image, mask) if overlay else made
 
     def generate_image(
         self,

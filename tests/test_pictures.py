@@ -47,7 +47,7 @@ def test_the_picture_is_diffusers_picture(model, golden, name):
     if task == "image":
         picture = model(family).image_to_image(PROMPT, photo(), strength, **options)
     elif task == "mask":
-        picture = model(family).inpaint(PROMPT, photo(), mask(), strength, **options)
+        picture = model(family).inpaint(PROMPT, photo(), mask(), strength, overlay=False, **options)
     else:
         picture = model(family).text_to_image(PROMPT, **options)
     difference = np.abs(picture.astype("int16") - golden[name])

@@ -144,12 +144,9 @@ def _paint(model, options, seed):
         strength = 0.8 if strength is None else strength
         return model.image_to_image(options.prompt, options.init, strength, **settings), strength
     strength = 1.0 if strength is None else strength
-    pictures = model.inpaint(options.prompt, options.init, options.mask, strength, **settings)
-    if options.overlay is not False:
-        from kerasdiff import images
-
-        pictures = images.overlay(pictures, options.init, options.mask)
-    return pictures, strength
+    settings["overlay"] = options.overlay is not False
+    given = (options.prompt, options.init, options.mask, strength)
+    return model.inpaint(*given, **settings), strength
 
 
 def _save(pictures, targets, options, model, seed, strength):

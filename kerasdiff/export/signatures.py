@@ -121,7 +121,10 @@ def _from_picture(sampler, takes):
             begin = sampler.start_from_mask(table, steps, taken, drawing, image, mask)
         else:
             begin = sampler.start_from_image(table, drawing(), image)
-        return {"images": sampler.run(table, begin, *takes.split(given), scale, size)}
+        pictures = sampler.run(table, begin, *takes.split(given), scale, size)
+        if masked:  # kept parts are the picture's own, not what the autoencoder makes of them
+            pictures = tf.where(mask > 0.0, pictures, given["image"])
+        return {"images": pictures}
 
     return from_picture
 

@@ -129,7 +129,7 @@ def overlay(pictures, image, mask):
     on the rest of the picture: without this, kept parts change as well.
 
     Args:
-        pictures: uint8 (B, H, W, 3), as `StableDiffusion.inpaint` gives them.
+        pictures: uint8 (B, H, W, 3), as `StableDiffusion.inpaint` gives them without overlay.
         image, mask: what it was given, see `to_float` and `to_mask`.
 
     Returns:

@@ -221,8 +221,8 @@ def test_a_batch_from_one_picture_is_a_list_of_generators(made, strength):
         image=[photo(32, 48)] * 3, mask_image=[half_mask(32, 48)] * 3, height=32, width=48,
         strength=strength, num_inference_steps=5, seed=[3, 4, 5],
     )  # fmt: skip
-    picture = ours.inpaint(PROMPT, photo(32, 48), half_mask(32, 48), strength, **options)
-    assert_same(picture, expected)
+    given = (PROMPT, photo(32, 48), half_mask(32, 48), strength)
+    assert_same(ours.inpaint(*given, overlay=False, **options), expected)
 
 
 @pytest.mark.parametrize("kind", ("sd2-v", "sdxl"))
@@ -254,9 +254,23 @@ def test_inpainting(made, sampler, kind, strength):
     )  # fmt: skip
     picture = ours.inpaint(
         PROMPT, photo(32, 48), half_mask(32, 48), strength, num_steps=6, sampler=sampler,
-        **settings(),
+        overlay=False, **settings(),
     )  # fmt: skip
     assert_same(picture, expected)
+
+
+def test_the_overlay_is_what_diffusers_image_processor_lays_over(made):
+    pipeline, ours = made("sd1")
+    given = (PROMPT, photo(32, 48), half_mask(32, 48), 1.0)
+    raw, overlaid = (
+        ours.inpaint(*given, overlay=overlay, num_steps=2, **settings())[0]
+        for overlay in (False, True)
+    )
+    processor = diffusers.image_processor.VaeImageProcessor()
+    mask, image = (Image.fromarray(np.asarray(each)) for each in given[2:0:-1])
+    expected = processor.apply_overlay(mask, image, Image.fromarray(raw))
+    np.testing.assert_array_equal(overlaid, np.asarray(expected))
+    assert (overlaid != raw).any()
 
 
 def test_a_picture_of_another_size_is_resized_alike(made):
@@ -270,6 +284,6 @@ def test_a_picture_of_another_size_is_resized_alike(made):
     )  # fmt: skip
     picture = ours.inpaint(
         PROMPT, photo(50, 61), half_mask(50, 61), num_steps=4, img_height=32, img_width=48,
-        **settings(),
+        overlay=False, **settings(),
     )  # fmt: skip
     assert_same(picture, expected)
