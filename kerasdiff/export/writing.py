@@ -60,7 +60,9 @@ def save_module(module, folder, signatures):
     level = logger.level
     logger.setLevel("WARNING")
     try:
-        tf.saved_model.save(module, str(folder), signatures)
+        # Gradients of our own, SiLU's say, are half of the work and of the file, and for training.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(folder), signatures, options)
     finally:
         logger.setLevel(level)
 

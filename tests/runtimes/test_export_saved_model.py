@@ -173,7 +173,7 @@ def test_what_stood_at_the_target_stays(model, tmp_path, monkeypatch):
 
     import tensorflow as tf
 
-    def fill_up(module, folder, signatures):
+    def fill_up(module, folder, signatures, options):
         (Path(folder) / "half").write_text("written")
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
