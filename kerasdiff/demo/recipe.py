@@ -247,6 +247,8 @@ def main():
     parser.add_argument("--again", metavar="MODEL", help="train its UNet one more round")
     given = parser.parse_args()
     folder = given.folder
+    if (folder / "demo").exists():
+        parser.error(f"{folder / 'demo'} is there already: move it away to make it anew")
     folder.mkdir(parents=True, exist_ok=True)
     keep_programs()
     keep_freed_memory()
