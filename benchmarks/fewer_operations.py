@@ -6,6 +6,7 @@ seeds, medians count; "score" is the share of right answers in the exam of the d
 
     python -m benchmarks.fewer_operations                                  # the demo model
     python -m benchmarks.fewer_operations --model full --steps 10          # SD 1.5 in size
+    python -m benchmarks.fewer_operations --cases "a half of the tokens merged"
 """
 
 import argparse
@@ -78,11 +79,14 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--sampler", default="ddim")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="NAME",
+                        help=f"rows beside the first, some of: {'; '.join(CASES)}")  # fmt: skip
     options = parser.parse_args()
     full = options.model == "full"
     batch, count = (1, options.count or 1) if full else (BATCH, options.count or 500)
-    models = {ratio: make_model(options, ratio) for ratio in {case[0] for case in CASES.values()}}
-    painters = {name: painter(models, case, options) for name, case in CASES.items()}
+    cases = {name: CASES[name] for name in CASES if name in ("everything", *options.cases)}
+    models = {ratio: make_model(options, ratio) for ratio in {case[0] for case in cases.values()}}
+    painters = {name: painter(models, case, options) for name, case in cases.items()}
     asked = prompts(count)
     seconds, pictures = measure(painters, asked, batch)
     exact = np.float32(pictures["everything"])
