@@ -90,7 +90,7 @@ class Reader(Trainer):
     def __init__(self, text_encoder):
         super().__init__(name="reader")
         self.text_encoder = text_encoder
-        self.answers = keras.layers.Dense(len(KINDS) + len(HUES) + 3, name="answers")
+        self.answers = keras.layers.Dense(len(KINDS) + len(HUES) + 3)
         self.answers.build((None, None, text_encoder.config.width))
         self.built = True
 

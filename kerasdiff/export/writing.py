@@ -60,7 +60,7 @@ def save_module(module, folder, signatures):
     level = logger.level
     logger.setLevel("WARNING")
     try:
-        # Gradients of our own, SiLU's say, are half of the work and of the file, and for training.
+        # Gradients of our own, SiLU's say, take long to trace and are for training.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, str(folder), signatures, options)
     finally:

@@ -14,7 +14,7 @@ from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safet
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
-_COUNT = re.compile(r"_\d+(?=/)")
+_COUNT = re.compile(r"_\d+(?=[/_])")
 
 
 def save_state(trainer, path):
@@ -37,7 +37,12 @@ def load_state(trainer, path):
     Raises:
         CheckpointError: if the file is damaged, or of another trainer or optimizer.
     """
-    tensors, variables = read_safetensors(path), _variables(trainer)
+    # Keras ends a name that it gives in a number that counts all that the process has made:
+    # "adam_3/iteration".
+    tensors = read_safetensors(path)
+    entries = {_COUNT.sub("", name): entry for name, entry in tensors.entries.items()}
+    tensors = tensors.with_entries(entries)
+    variables = {_COUNT.sub("", name): v for name, v in _variables(trainer).items()}
     for name, variable in variables.items():
         if name not in tensors or tuple(tensors.shapes[name]) != tuple(variable.shape):
             found = tensors.shapes[name] if name in tensors else "nothing"
@@ -123,11 +128,10 @@ def _variables(trainer):
     optimizer = _build(trainer)
     metrics = {id(variable) for metric in trainer.metrics for variable in metric.variables}
     own = [variable for variable in trainer.variables if id(variable) not in metrics]
-    # An optimizer's path begins with its name, which Keras ends in a number that counts all that
-    # the process has made: "adam_3/iteration".
-    return {f"model/{i}/{variable.path}": variable for i, variable in enumerate(own)} | {
-        f"optimizer/{i}/{_COUNT.sub('', variable.path)}": variable
-        for i, variable in enumerate(optimizer.variables)
+    return {
+        f"{owner}/{i}/{variable.path}": variable
+        for owner, variables in (("model", own), ("optimizer", optimizer.variables))
+        for i, variable in enumerate(variables)
     }
 
 
