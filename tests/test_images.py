@@ -61,6 +61,48 @@ def test_masks_are_cut_at_one_half():
     )
 
 
+def test_whole_numbers_up_to_one_are_no_mask_of_bytes():
+    with pytest.raises(ValueError, match="give it as bool"):
+        images.to_mask(np.eye(8, dtype="uint8"), 8, 8)
+    assert images.to_mask(np.zeros((8, 8), "uint8"), 8, 8).max() == 0
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+def test_masks_of_any_channels_are_checked_alike(channels):
+    def mask(value, dtype):
+        return np.full((4, 4, channels), value, dtype)
+
+    for value, dtype in ((100.0, "float32"), (np.nan, "float32"), (100, "int64")):
+        with pytest.raises(ValueError, match="`mask`"):
+            images.to_mask(mask(value, dtype), 4, 4)
+    for value, dtype, wanted in ((0.5, "float64", 1), (0.4, "float32", 0), (True, "bool", 1)):
+        assert images.to_mask(mask(value, dtype), 4, 4).ravel().tolist() == [wanted] * 16
+
+
+def test_floats_of_several_colours_are_no_mask():
+    with pytest.raises(ValueError, match="`mask` has colours"):
+        images.to_mask(picture() / 255.0, 8, 12)
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path):
+    deep = np.array([[0, 257, 257 * 127, 257 * 128, 65535]], "uint16")
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    for given in (tmp_path / "deep.png", Image.fromarray(deep)):
+        pixels = images.to_uint8(images.to_float(given, 1, 5))
+        np.testing.assert_array_equal(pixels[0, 0, :, 0], [0, 1, 127, 128, 255])
+        mask = images.to_mask(given, 1, 5)
+        np.testing.assert_array_equal(mask[0, 0, :, 0], [0, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", ("int32", "float32"))
+def test_pixels_of_no_known_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.ones((8, 8), dtype)).save(tmp_path / "odd.tiff")
+    with pytest.raises(ValueError, match="odd.tiff: has pixels of 32 bits"):
+        images.read(tmp_path / "odd.tiff")
+    with pytest.raises(ValueError, match="`mask`: has pixels of 32 bits"):
+        images.to_mask(Image.fromarray(np.ones((8, 8), dtype)), 8, 8)
+
+
 def test_an_overlay_keeps_what_the_mask_keeps():
     before, after = picture(), np.stack([255 - picture(), np.zeros_like(picture())])
     mask = np.zeros(before.shape[:2], "uint8")

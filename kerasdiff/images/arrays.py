@@ -26,7 +26,7 @@ def read(path):
                     f"{path}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read"
                 )
             image.load()
-            return ImageOps.exif_transpose(image)
+            return in_eight_bits(ImageOps.exif_transpose(image), path)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture that Pillow can read") from None
     except Image.DecompressionBombError as error:
@@ -34,6 +34,22 @@ def read(path):
     except (OSError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path}: cannot be read as a picture: {reason}") from None
+
+
+def in_eight_bits(image, name):
+    """A PIL image with 16 bits a pixel as one with 8; Pillow itself would make most of it white.
+
+    Raises:
+        ValueError: its pixels are of 32 bits, and what is white in them is not known.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    grey = np.asarray(image)
+    least, most = image.getextrema()
+    is_16 = least >= 0 and 255 < most < 2**16  # older Pillows open such files as mode I
+    if image.mode == "F" or (image.mode == "I" and not is_16):
+        raise ValueError(f"{name}: has pixels of 32 bits, of no known range; save it with 8 or 16")
+    return Image.fromarray(np.round(grey / 257.0).astype("uint8"))
 
 
 def size_of(image):
@@ -66,7 +82,7 @@ def to_float(image, height, width):
     if isinstance(image, (str, Path)):
         image = read(image)
     if isinstance(image, Image.Image):
-        image = _resized(image.convert("RGB"), height, width)
+        image = _resized(in_eight_bits(image, "`image`").convert("RGB"), height, width)
         return _spread(np.asarray(image, "float32")[None] / 255.0)
     array = np.asarray(image)
     if array.ndim == 4:
@@ -82,38 +98,37 @@ def to_mask(mask, height, width):
     """A mask as 0.0 (keep) and 1.0 (paint anew), cut at one half.
 
     Args:
-        mask: a greyscale PIL image, a path, or an array (H, W) or (H, W, 1), uint8 or in [0, 1].
+        mask: a greyscale PIL image, a path, or an array (H, W), (H, W, 1) or (H, W, 3): uint8 from
+            0 to 255, floats in [0, 1], or bool.
         height, width: wanted size in pixels.
 
     Returns:
         (1, height, width, 1) float32.
 
     Raises:
-        ValueError: it has colours: then it is a picture, not a mask.
+        ValueError: it has colours: then it is a picture, not a mask. Or its numbers leave open what
+            is white.
     """
     if isinstance(mask, (str, Path)):
         mask = read(mask)
     if isinstance(mask, Image.Image):
-        colours = np.asarray(mask.convert("RGB"), "int16")
-        if np.abs(colours - colours[..., :1]).max() > 2:
-            raise ValueError(
-                "`mask` has colours; a mask is black (keep), white (paint anew) or grey. "
-                "Were the picture and the mask exchanged?"
-            )
+        mask = in_eight_bits(mask, "`mask`")
+        _check_grey(np.asarray(mask.convert("RGB")) / 255.0)
         grey = np.asarray(_resized(mask.convert("L"), height, width), "float32") / 255.0
         return (grey >= 0.5).astype("float32")[None, ..., None]
     array = np.asarray(mask)
-    if array.ndim == 3 and array.shape[-1] == 3:
-        return to_mask(Image.fromarray(_as_uint8(array)), height, width)
-    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-    if array.ndim != 2:
+    array = array.astype("float32") if array.dtype == bool else array
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
         raise ValueError(f"`mask` must have shape (H, W) or (H, W, 1), not {np.shape(mask)}")
-    if array.dtype == bool:
-        array = array.astype("float32")
     if array.dtype == np.uint8:
-        return to_mask(Image.fromarray(array), height, width)
+        if array.max() == 1:
+            raise ValueError("`mask` as uint8 goes to 255, where 1 is black: give it as bool")
+        image = Image.fromarray(array if array.shape[-1] == 3 else array[..., 0])
+        return to_mask(image, height, width)
     array = _unit_range(array, "mask", height, width)
-    return (array >= 0.5).astype("float32")[None, ..., None]
+    _check_grey(array)
+    return (array[..., 0] >= 0.5).astype("float32")[None, ..., None]
 
 
 def to_uint8(decoded):
@@ -159,10 +174,13 @@ def _unit_range(array, name, height, width):
     return array.astype("float32")
 
 
-def _as_uint8(array):
-    return (
-        array if array.dtype == np.uint8 else np.round(np.clip(array, 0, 1) * 255).astype("uint8")
-    )
+def _check_grey(unit):
+    """Refuses (H, W, C) whose channels differ by more than 2 of 255."""
+    if np.ptp(unit, axis=-1).max() > 2.5 / 255.0:
+        raise ValueError(
+            "`mask` has colours; a mask is black (keep), white (paint anew) or grey. "
+            "Were the picture and the mask exchanged?"
+        )
 
 
 def _spread(unit):

@@ -185,9 +185,7 @@ def fitted(image, size):
     Returns:
         uint8 (height, width, 3).
     """
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray(np.uint8((grey.astype("int32") + 128) // 257))
+    image = images.in_eight_bits(image, "`image`")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
