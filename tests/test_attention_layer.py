@@ -42,6 +42,19 @@ def test_the_layer_uses_and_hands_on_keras_masks_of_tokens():
     np.testing.assert_allclose(output, wanted, atol=1e-6)
 
 
+def test_the_layer_uses_keras_masks_of_keys():
+    tokens = np.array([[3, 5, 2, 0], [1, 0, 0, 0]])
+    context = keras.layers.Embedding(9, 8, mask_zero=True)(tokens)
+    query = np.random.default_rng(0).normal(size=(2, 6, 8)).astype("float32")
+    plain, padding = np.asarray(context), (tokens != 0)[:, None]
+    wanted = small_layer()(query, plain, plain, mask=np.repeat(padding, 6, axis=1))
+    np.testing.assert_allclose(small_layer()(query, context, context), wanted, atol=1e-6)
+    narrow = np.arange(4) != 1
+    wanted = small_layer()(query, plain, plain, mask=np.repeat(padding & narrow, 6, axis=1))
+    given = small_layer()(query, context, context, mask=np.broadcast_to(narrow, (2, 6, 4)))
+    np.testing.assert_allclose(given, wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed_float16"])
 def test_a_model_with_the_layer_is_saved_and_trained(dtype, tmp_path):
     inputs = [keras.Input((None, 8), name="query"), keras.Input((None, 6), name="context")]

@@ -38,7 +38,7 @@ class MemoryEfficientAttention(keras.layers.Layer):
         """Nothing to make: the layer has no weights."""
         self.built = True
 
-    def call(self, query, key=None, value=None, mask=None):
+    def call(self, query, key=None, value=None, mask=None, key_mask=None):
         """Attends from `query` to `key` and mixes `value`.
 
         Args:
@@ -47,6 +47,7 @@ class MemoryEfficientAttention(keras.layers.Layer):
             value: (B, Tk, num_heads * Dv); `key` by default.
             mask: optional boolean, True where a query may attend to a key: (B, Tk), (B, Tq, Tk)
                 or broadcastable to (B, num_heads, Tq, Tk).
+            key_mask: (B, Tk), of keys alone; Keras gives the padding mask that came with `key`.
 
         Returns:
             (B, Tq, num_heads * Dv).
@@ -61,13 +62,11 @@ class MemoryEfficientAttention(keras.layers.Layer):
             self._split_heads(name, array)
             for name, array in (("query", query), ("key", key), ("value", value))
         )
-        if mask is not None and len(mask.shape) == 2:  # Keras' own padding masks
-            mask = ops.expand_dims(mask, (1, 2))  # (B, 1, 1, Tk)
         output = attention(
             query,
             key,
             value,
-            mask,
+            _joined(mask, key_mask),
             query_chunk_size=self.query_chunk_size,
             key_chunk_size=self.key_chunk_size,
         )
@@ -87,7 +86,7 @@ class MemoryEfficientAttention(keras.layers.Layer):
             )
         return (*shape[:2], self.num_heads, shape[2] // self.num_heads)
 
-    def compute_output_spec(self, query, key=None, value=None, mask=None):
+    def compute_output_spec(self, query, key=None, value=None, mask=None, key_mask=None):
         """(B, Tq, width of `value`) in the compute dtype."""
         key = query if key is None else key
         value = key if value is None else value
@@ -106,3 +105,15 @@ class MemoryEfficientAttention(keras.layers.Layer):
             "query_chunk_size": self.query_chunk_size,
             "key_chunk_size": self.key_chunk_size,
         }
+
+
+def _joined(mask, key_mask):
+    """One mask of both; None where there is neither."""
+    masks = [_with_heads(each) for each in (mask, key_mask) if each is not None]
+    return ops.logical_and(*masks) if len(masks) == 2 else masks[0] if masks else None
+
+
+def _with_heads(mask):
+    """(B, Tk) as (B, 1, 1, Tk), (B, Tq, Tk) as (B, 1, Tq, Tk), and others as they are."""
+    axes = {2: (1, 2), 3: (1,)}.get(len(mask.shape))
+    return mask if axes is None else ops.expand_dims(mask, axes)
