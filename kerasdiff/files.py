@@ -1,13 +1,43 @@
 """Files that appear whole or not at all, and the folder for what is fetched or kept."""
 
 import os
-from contextlib import contextmanager
+import secrets
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def cache_folder():
     """Where downloads and compiled programs land; `KERASDIFF_HOME` moves it."""
     return Path(os.environ.get("KERASDIFF_HOME") or Path.home() / ".cache" / "kerasdiff")
+
+
+@contextmanager
+def alone(path):
+    """Within this context no other process is within one for the same path; it waits its turn.
+
+    Where the system has no such locks, nobody waits.
+    """
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f"{path.name}.lock")
+    with lock.open("w") as file:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits has it open
+
+
+def beside(path):
+    """A path for what will be `path` when it is whole, that nobody else has, on any machine."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
 @contextmanager
@@ -19,14 +49,14 @@ def whole_file(path):
             left behind, and what stood there before stays.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    growing = beside(path)
     try:
-        with beside.open("wb") as file:
+        with growing.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(growing, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        growing.unlink(missing_ok=True)

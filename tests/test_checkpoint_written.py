@@ -10,10 +10,12 @@ import pytest
 from checkpoint_cases import TINY, assert_parts, parts_of
 
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
-from kerasdiff.checkpoints.files import CheckpointError, open_tensors
+from kerasdiff.checkpoints.files import CheckpointError, open_tensors, write_safetensors
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.checkpoints.save import convert, save_file, save_folder
 from kerasdiff.tokenizer_files import clip_vocabulary, read_folder
+
+TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -60,6 +62,10 @@ def test_clip_s_vocabulary_is_not_taken_for_another(tmp_path):
     assert open_models(tmp_path / "sd1").make("tokenizer").vocab_size == 49408
     path = tmp_path / "sd1" / "text_encoder" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 1000}))
+    weights = path.with_name("model.safetensors")
+    tensors = {name: np.array(array) for name, array in open_tensors(weights).items()}
+    tensors[TABLE] = tensors[TABLE][:1000]
+    write_safetensors(weights, tensors)
     fault = "has no tokenizer, and CLIP's of 49408 tokens is not for a text encoder of 1000"
     with pytest.raises(CheckpointError, match=f"{tmp_path / 'sd1'}: {fault}"):
         open_models(tmp_path / "sd1").make("tokenizer")
@@ -88,6 +94,20 @@ def test_weights_that_are_not_finite_are_not_written_on(tmp_path, target, dtype)
         save = save_file if "file" in target else save_folder
         save(tmp_path / target, TINY["sd1"], parts | {"unet": broken}, dtype)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ("out", "out.safetensors"))
+def test_a_checkpoint_that_lacks_a_tensor_is_not_written_on(single, tmp_path, target):
+    convert(single(), tmp_path / "model")
+    path = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = {name: np.array(array) for name, array in open_tensors(path).items()}
+    lacking = {name: array for name, array in tensors.items() if name != "conv_out.bias"}
+    misshapen = tensors | {"conv_out.bias": np.ones(9, "float32")}
+    for other, complaint in ((lacking, "1 missing"), (misshapen, r"1 misshapen.*\(9,\)")):
+        write_safetensors(path, other)
+        with pytest.raises(CheckpointError, match=rf"the unet: {complaint}"):
+            convert(tmp_path / "model", tmp_path / target)
+        assert not (tmp_path / target).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 
@@ -235,3 +236,36 @@ def test_other_machines_and_programs_are_named(tmp_path):
         archive.writestr("x/code/data.pkl", b"")
     with pytest.raises(CheckpointError, match="TorchScript"):
         open_tensors(tmp_path / "script.pt")
+
+
+def test_a_table_that_holds_itself_is_refused(tmp_path):
+    loop = b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dictq\x01h\x00s."
+    with zipfile.ZipFile(tmp_path / "m.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", loop)
+    with pytest.raises(CheckpointError, match="'state_dict' is dict, not a tensor"):
+        open_tensors(tmp_path / "m.ckpt")
+
+
+def test_a_name_that_unfolds_without_end_is_told_in_short(tmp_path):
+    lists = b"]" + b"q\x000](h\x00h\x00e" * 40  # each holds the one before twice
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + lists
+    evil = b"\x80\x02}X\x01\x00\x00\x00a" + storage + b"X\x03\x00\x00\x00cpuK\x01tQs."
+    with zipfile.ZipFile(tmp_path / "m.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", evil)
+    with pytest.raises(CheckpointError, match=r"a storage \[\[") as caught:
+        open_tensors(tmp_path / "m.ckpt")
+    assert len(str(caught.value)) < 1000
+
+
+def test_what_unpacks_to_more_than_is_asked_for_takes_no_memory(tmp_path):
+    data = Storage("0", np.zeros(2**24, np.float32))  # 64 MiB, packed into 64 KiB
+    top = {"a": view(data, (2, 2), (1, 2), offset=5)}
+    write_torch_zip(tmp_path / "m.ckpt", top, [data], compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "order.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/byteorder", bytes(2**26))
+    tracemalloc.start()
+    assert open_tensors(tmp_path / "m.ckpt")["a"].tolist() == [[0, 0], [0, 0]]
+    assert not open_tensors(tmp_path / "order.ckpt")
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()

@@ -3,6 +3,8 @@
 import hashlib
 import http.server
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import urlparse
 
@@ -35,6 +37,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if span:
             self.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
         self.end_headers()
+        if path == "/slow":
+            time.sleep(0.3)
         cut = len(body) // 2 if path == "/cut" and not span else len(body)
         self.wfile.write(body[begin:cut])
 
@@ -72,6 +76,14 @@ def test_a_download_lands_in_the_cache_once(preset, server, tmp_path):
     assert list(path.parent.iterdir()) == [path]
     assert download(preset("/good")) == path
     assert server.seen == [("/good", None)]
+
+
+def test_two_at_once_download_once(preset, server, tmp_path):
+    asked = preset("/slow")
+    with ThreadPoolExecutor(2) as threads:
+        paths = list(threads.map(download, [asked] * 2))
+    assert [path.read_bytes() for path in paths] == [BODY] * 2
+    assert server.seen == [("/slow", None)] and list(paths[0].parent.iterdir()) == [paths[0]]
 
 
 def test_a_download_is_watched_on_a_terminal(preset, monkeypatch, capsys):

@@ -88,6 +88,12 @@ def test_arrays_are_views_of_the_file_and_outlive_it(tmp_path):
         ({"a": 3}, b"", "lacks"),
         ({"__metadata__": {"a": 1}}, b"", "not a table of strings"),
         (b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 16)).encode(),) * 2), bytes(16), "twice"),
+        (
+            b"{%s}" % b",".join(b'"%d":0' % min(i, 199_998) for i in range(200_000)),
+            b"",
+            "'199998' t",
+        ),
+        (b'{"a":%s}' % (b"9" * 5000), b"", "not valid JSON"),
     ],
 )
 def test_a_bad_header_is_named(tmp_path, header, data, complaint):

@@ -1,7 +1,6 @@
 """Opening a file of tensors by what it holds, not by what it is called; writing whole folders."""
 
 import json
-import os
 import re
 import shutil
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from kerasdiff.checkpoints.pickles import read_pickle
 from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
+from kerasdiff.files import beside
 
 __all__ = [
     "CheckpointError", "Tensors", "open_tensors", "read_json", "whole_folder", "write_safetensors",
@@ -71,21 +71,21 @@ def whole_folder(path):
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(f"{path}: exists and is not an empty folder")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    growing = beside(path)
     try:
-        beside.mkdir(parents=True)
-        yield beside
+        growing.mkdir(parents=True)
+        yield growing
         if path.exists():
             path.rmdir()
-        beside.rename(path)
+        growing.rename(path)
     except (OSError, CheckpointError) as error:
         text = str(error)
         if isinstance(error, OSError):
             text = f"{error.filename or path}: cannot be written: {error.strerror or error}"
         # It may name the folder while it grew.
-        raise CheckpointError(text.replace(str(beside), str(path))) from error
+        raise CheckpointError(text.replace(str(growing), str(path))) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(growing, ignore_errors=True)
 
 
 def _head(path):

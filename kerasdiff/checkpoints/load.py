@@ -1,5 +1,7 @@
 """Strict loading: every variable gets a tensor, every tensor is accounted for, or nothing changes.
 
+Names and shapes are compared first. A number that is not finite shows only on the way, when some
+variables have their new values: such a model is of no use.
 Each tensor is cast and turned on the way into the memory that it stays in, a few at a time, so that
 memory stays near the size of the weights in the variables' dtype.
 """
@@ -78,7 +80,8 @@ def load(model, tensors, skip=is_skipped):
 
     Raises:
         MismatchError: before anything is assigned, if names or shapes do not fit.
-        CheckpointError: if a tensor holds NaN or infinity in the variable's dtype.
+        CheckpointError: if a tensor holds NaN or infinity in the variable's dtype; others may have
+            been assigned.
     """
     tensors = Tensors.of(tensors)
     variables = {tensor_name(variable): variable for variable in model.variables}

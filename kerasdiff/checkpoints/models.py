@@ -1,6 +1,9 @@
 """From a checkpoint to Keras models with its weights in them, one part at a time."""
 
+from functools import partial
+
 from kerasdiff.checkpoints.checkpoint import find_and_open
+from kerasdiff.checkpoints.load import MismatchError, compare, torch_shape
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
 from kerasdiff.checkpoints.tokenizers import clip_tokenizer
 from kerasdiff.clip_tokenizer import SimpleTokenizer
@@ -8,7 +11,7 @@ from kerasdiff.configs import StableDiffusionConfig
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
-from kerasdiff.layers import quantize, uninitialized
+from kerasdiff.layers import quantize, tensor_name, uninitialized, without_memory
 from kerasdiff.layers.network import DTYPES
 from kerasdiff.layers.token_merging import check_ratio
 from kerasdiff.text_encoder import TextEncoder
@@ -61,6 +64,24 @@ def dtype_of(part, dtype):
     return "float32" if part == "vae" and "float16" in dtype.split("_") else dtype
 
 
+def check_whole(checkpoint):
+    """Raises MismatchError unless a checkpoint's tensors are those of its networks, one to one.
+
+    Reads no weights and takes no memory for them.
+    """
+    config, shapes = checkpoint.config, {}
+    for name, (kind, part, config_of) in _MODELS.items():
+        if not name.endswith("_2") or len(config.text_encoders) > 1:
+            model = without_memory(partial(kind, config_of(config)))
+            wanted = {tensor_name(variable): torch_shape(variable) for variable in model.variables}
+            shapes[part] = shapes.get(part, {}) | wanted
+    for part, wanted in shapes.items():
+        tensors = checkpoint.parts[part]
+        report = compare(tensors.shapes, wanted)
+        if report.fault:
+            raise MismatchError(tensors.source, f"the {part}", report)
+
+
 class Models:
     """Makes the models and tokenizers of a checkpoint.
 
@@ -104,15 +125,14 @@ class Models:
         return model
 
     def _streamed(self):
-        if self.checkpoint is None:
-            raise ValueError('`memory` "low" reads weights from a checkpoint; these are untrained')
         tensors = self.checkpoint.parts["unet"]
         return StreamedDiffusionModel(self.config.diffusion_model, tensors, self.dtype)
 
-    def in_float32(self, model):
-        """The same model with the same weights, computing in float32."""
-        with uninitialized():
-            copy = type(model).from_config(model.get_config() | {"dtype": "float32"})
+    def in_float32(self, model, copy=None):
+        """The same model with the same weights, computing in float32: `copy` anew, if given."""
+        if copy is None:
+            with uninitialized():
+                copy = type(model).from_config(model.get_config() | {"dtype": "float32"})
         for target, source in zip(copy.variables, model.variables, strict=True):
             target.assign(source.value)
         return copy

@@ -17,6 +17,7 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr  # short, where a hostile file's own would take all memory
 
 import ml_dtypes
 import numpy as np
@@ -96,7 +97,7 @@ def _rebuild_tensor(storage, offset, shape, stride, *_):
         raise pickle.UnpicklingError("a tensor without a storage")
     numbers = (offset, *shape, *stride)
     if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(stride):
-        raise pickle.UnpicklingError(f"a tensor of shape {shape} and strides {stride}")
+        raise pickle.UnpicklingError(f"a tensor of shape {repr(shape)} and strides {repr(stride)}")
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     # an expanded view could claim any size: what a tensor takes must be in the file
     if math.prod(shape) and max(offset + last + 1, math.prod(shape)) > storage.size:
@@ -148,7 +149,7 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(storage, _StorageType):
             return _Placeholder()
         if not isinstance(key, str) or type(size) is not int or size < 0:
-            raise pickle.UnpicklingError(f"a storage {key!r} of {size!r} elements")
+            raise pickle.UnpicklingError(f"a storage {repr(key)} of {repr(size)} elements")
         return _Storage(storage.dtype, key, size)
 
 
@@ -169,8 +170,10 @@ def read_pickle(path):
         if len(infos) != len(archive.infolist()):
             raise zipfile.BadZipFile("two entries have the same name")
         prefix = _prefix(path, infos)
-        if infos.get(prefix + "byteorder") and archive.read(prefix + "byteorder") == b"big":
-            raise CheckpointError(f"{path}: written on a big-endian machine: not supported")
+        if prefix + "byteorder" in infos:
+            with archive.open(prefix + "byteorder") as file:
+                if file.read(3) == b"big":
+                    raise CheckpointError(f"{path}: written on a big-endian machine: not supported")
         top = _unpickle(archive, infos[prefix + "data.pkl"])
         views = _state_dict(path, top)
         entries = {
@@ -204,8 +207,9 @@ def _unpickle(archive, info):
 
 
 def _state_dict(path, top):
-    while isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
-        top = top["state_dict"]
+    for _ in range(2):  # a table may hold itself
+        if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
+            top = top["state_dict"]
     if isinstance(top, dict) and isinstance(top.get("string_to_param"), dict):
         # a web UI's embedding: one tensor under "*", and its name beside
         top = {str(top.get("name") or key): value for key, value in top["string_to_param"].items()}
@@ -214,7 +218,7 @@ def _state_dict(path, top):
     for name, value in top.items():
         if not isinstance(name, str) or not isinstance(value, _View):
             raise CheckpointError(
-                f"{path}: the entry {name!r} is {type(value).__name__}, not a tensor"
+                f"{path}: the entry {repr(name)} is {type(value).__name__}, not a tensor"
             )
     return top
 
@@ -233,33 +237,33 @@ def _entry(path, archive, infos, prefix, name, view):
     def read():
         if not math.prod(view.shape):
             return np.empty(view.shape, storage.dtype)
-        itemsize = storage.dtype.itemsize
-        return np.ndarray(
-            view.shape,
-            storage.dtype,
-            _read_storage(path, archive, info),
-            view.offset * itemsize,
-            tuple(step * itemsize for step in view.stride),
-        )
+        strides = [step * storage.dtype.itemsize for step in view.stride]
+        span = sum((size - 1) * step for size, step in zip(view.shape, strides, strict=True))
+        span += storage.dtype.itemsize
+        begin = view.offset * storage.dtype.itemsize
+        data = _read_storage(path, archive, info, begin, span)
+        return np.ndarray(view.shape, storage.dtype, data, strides=strides)
 
     return LazyTensor(view.shape, storage.dtype, read)
 
 
-def _read_storage(path, archive, info):
+def _read_storage(path, archive, info, begin, length):
+    """Bytes of a storage, and no others: it may be larger than memory."""
     if info.compress_type == zipfile.ZIP_STORED:
         with path.open("rb") as file:
             file.seek(info.header_offset)
             head = file.read(30)  # the local header: lengths of name and extra field at its end
-        begin = info.header_offset + 30 + sum(np.frombuffer(head[26:30], "<u2").tolist())
+        at = info.header_offset + 30 + sum(np.frombuffer(head[26:30], "<u2").tolist())
         size = path.stat().st_size
-        if head[:4] != b"PK\3\4" or begin + info.file_size > size:
+        if head[:4] != b"PK\3\4" or at + info.file_size > size:
             raise CheckpointError(f"{path}: damaged or truncated at {info.filename!r}")
-        return np.memmap(path, np.uint8, mode="r", offset=begin, shape=(info.file_size,))
+        return np.memmap(path, np.uint8, mode="r", offset=at + begin, shape=(length,))
     try:
         with archive.open(info) as file:
-            data = file.read(info.file_size)
+            file.seek(begin)
+            data = file.read(length)
     except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: damaged at {info.filename!r}: {error}") from error
-    if len(data) != info.file_size:
+    if len(data) != length:
         raise CheckpointError(f"{path}: truncated at {info.filename!r}")
     return np.frombuffer(data, np.uint8)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kerasdiff import progress
 from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.files import cache_folder
+from kerasdiff.files import alone, cache_folder
 
 BLOCK = 1 << 20
 
@@ -126,16 +126,8 @@ def download(preset):
     failures = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        for url in preset.urls:
-            try:
-                _fetch(url, part, preset)
-                _verify(part, preset)
-            # URLError and time-outs are OSError; a cut connection is an HTTPException
-            except (OSError, http.client.HTTPException, DownloadError) as error:
-                failures.append(f"  {url}: {error or type(error).__name__}")
-            else:
-                os.replace(part, path)
+        with alone(path):
+            if path.exists() or _fetch_from_any(preset, path, failures):
                 return path
     except OSError as error:
         failures.append(f"  {error}")
@@ -145,6 +137,22 @@ def download(preset):
         + f"\nDownload {preset.urls[0]} by hand and put it at {path}, "
         "or give the path of the file in place of the preset's name"
     )
+
+
+def _fetch_from_any(preset, path, failures):
+    """Whether one of the addresses gave the file; adds to `failures` why others did not."""
+    part = path.with_name(path.name + ".part")
+    for url in preset.urls:
+        try:
+            _fetch(url, part, preset)
+            _verify(part, preset)
+        # URLError and time-outs are OSError; a cut connection is an HTTPException
+        except (OSError, http.client.HTTPException, DownloadError) as error:
+            failures.append(f"  {url}: {error or type(error).__name__}")
+        else:
+            os.replace(part, path)
+            return True
+    return False
 
 
 def _fetch(url, part, preset):

@@ -7,6 +7,7 @@ header is checked against the size of the file before anything is read by it.
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import ml_dtypes
@@ -81,14 +82,15 @@ def _parse_header(path, text):
     def unique(pairs):
         table = dict(pairs)
         if len(table) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise CheckpointError(f"{path}: the header names {twice!r} twice")
         return table
 
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not valid JSON ({error})") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the header is not a table of tensors")

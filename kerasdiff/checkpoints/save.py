@@ -12,6 +12,7 @@ from kerasdiff.checkpoints.detect import metadata_for
 from kerasdiff.checkpoints.diffusers_configs import to_json
 from kerasdiff.checkpoints.files import whole_folder
 from kerasdiff.checkpoints.folders import CONFIGS, TOKENIZERS
+from kerasdiff.checkpoints.models import check_whole
 from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
@@ -32,21 +33,39 @@ def convert(source, target, dtype=None, **options):
         **options: of `find_and_open`.
 
     Raises:
-        CheckpointError: if the source is damaged or holds NaN or infinity, or the target cannot be
-            written; the target is then as it was.
+        CheckpointError: if the source is damaged, lacks tensors or holds NaN or infinity, or the
+            target cannot be written; the target is then as it was.
     """
     target = Path(target)
-    # a folder's name may end in a version, such as model-1.5-fp16
-    if target.suffix != ".safetensors" and target.suffix[1:2].isalpha() and not target.is_dir():
-        raise CheckpointError(
-            f"{target}: {target.suffix} files are not written: name a .safetensors file or a folder"
-        )
+    check_suffix(target)
     checkpoint = find_and_open(source, **options)
+    check_whole(checkpoint)
     if target.suffix == ".safetensors":
         save_file(target, checkpoint.config, checkpoint.parts, dtype)
     else:
         folders = checkpoint.tokenizer_folders
         save_folder(target, checkpoint.config, checkpoint.parts, dtype, folders)
+
+
+def check_suffix(target):
+    """Refuses a path that is named like a file of another kind than `.safetensors`."""
+    # a folder's name may end in a version, such as model-1.5-fp16
+    if target.suffix != ".safetensors" and target.suffix[1:2].isalpha() and not target.is_dir():
+        raise CheckpointError(
+            f"{target}: {target.suffix} files are not written: name a .safetensors file or a folder"
+        )
+
+
+def check_vocabularies(path, config):
+    """Refuses a single file for text encoders that need a tokenizer of their own."""
+    for name, encoder in zip(TOKENIZERS, config.text_encoders, strict=False):
+        try:
+            clip_tokenizer(encoder, path, name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{path}: a single file has no place for a tokenizer, and this text encoder of "
+                f"{encoder.vocab_size} tokens needs its own: name a folder"
+            ) from error
 
 
 def save_file(path, config, parts, dtype=None):
@@ -62,14 +81,7 @@ def save_file(path, config, parts, dtype=None):
     Raises:
         CheckpointError: if a text encoder is not for CLIP's own vocabulary.
     """
-    for name, encoder in zip(TOKENIZERS, config.text_encoders, strict=False):
-        try:
-            clip_tokenizer(encoder, path, name)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{path}: a single file has no place for a tokenizer, and this text encoder of "
-                f"{encoder.vocab_size} tokens needs its own: name a folder"
-            ) from error
+    check_vocabularies(path, config)
     entries = {}
     for part in parts_of(config):
         tensors = _part(parts, part, dtype)
