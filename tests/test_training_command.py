@@ -87,6 +87,13 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, eager, monkeypatch):
         ({"data__size": 17}, "`data.size` must be a multiple of 2 for .*model, not 17"),
         ({"output": "pictures"}, "`output`: .*pictures exists already"),
         ({"output": "file/result"}, "`output`: .*file cannot be written to"),
+        ({"output": "result.ckpt"}, "result.ckpt: .ckpt files are not written"),
+        (
+            {"model": "demo", "output": "a.safetensors"},
+            "a single file has no place for a tokenizer",
+        ),
+        ({"samples__prompts": ["a", "word " * 20]}, "`samples`: the prompt has 20 tokens"),
+        ({"samples__steps": 10**6}, "`samples`: `num_steps` must be"),
     ],
 )
 def test_what_is_not_there_or_in_the_way_is_named(tmp_path, changes, message, monkeypatch):

@@ -154,6 +154,16 @@ def test_what_is_no_picture_is_named(tmp_path):
     assert all("not a picture" in reason for reason in result.values())
 
 
+def test_linked_folders_are_followed_once(tmp_path):
+    (tmp_path / "far").mkdir()
+    put(tmp_path / "far", "1.png", "one")
+    (tmp_path / "near").mkdir()
+    put(tmp_path / "near", "0.png", "zero")
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "near")
+    assert PictureFolder(tmp_path / "near", 8).captions == ["zero", "one"]
+
+
 def test_folders_named_like_pictures_and_hidden_files_are_passed_over(tmp_path):
     put(tmp_path, "folder.png/.hidden.png")
     put(tmp_path, ".thumbnails/a.png")

@@ -18,6 +18,16 @@ from kerasdiff.training.runs import run
 eager = pytest.fixture(run_eagerly)
 
 
+def test_a_run_that_scales_its_loss_goes_on_where_it_was_cut(tmp_path):
+    options = {"dtype": "mixed_float16", "jit_compile": False, "train": ["unet.*conv_out"]}
+    trained(settings(tmp_path, steps=1, optimizer__warmup=0, **options))
+    given = settings(
+        tmp_path, steps=2, output=str(tmp_path / "more"), optimizer__warmup=0,
+        checkpoints__folder=str(tmp_path / "result-training"), **options,
+    )  # fmt: skip
+    assert trained(given) and latest(given.folder)[1] == 2
+
+
 def test_a_run_gives_a_checkpoint_samples_scores_and_a_log(tmp_path, eager):
     given = settings(
         tmp_path, steps=4, train=["unet"], samples__prompts=["a", "b", "c"], samples__every=3,

@@ -22,6 +22,8 @@ def test_little_is_enough():
     assert settings.train == ("unet",) and settings.fresh == () and not settings.from_nothing
     assert settings.data.size == 512 and settings.optimizer.name == "adamw"
     assert str(settings.folder) == "out-training"
+    for output, state in (("model-1.5", "model-1.5-training"), ("m.safetensors", "m-training")):
+        assert str(make_settings(GOOD | {"output": output}).folder) == state
     assert make_settings(AUTOENCODER).train == ("vae",)
 
 

@@ -267,3 +267,11 @@ def test_the_average_is_what_it_is_said_to_be():
     with averaged(trainer):
         close(values(trainer.trainable_variables), expected, 1e-6)
     close(values(trainer.trainable_variables), now, 0.0)
+
+
+def test_several_steps_an_execution_are_refused():
+    network, text_encoder, image_encoder, _ = networks()
+    trainer = DiffusionTrainer(CONFIG, network, text_encoder, image_encoder)
+    trainer.compile(sgd(), steps_per_execution=4)
+    with pytest.raises(ValueError, match="`steps_per_execution` must be 1 here, not 4"):
+        trainer.fit([(diffusion_batch(),)], verbose=0)

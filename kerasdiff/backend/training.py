@@ -36,7 +36,8 @@ def _compile_update(optimizer, variables):
     """
     import tensorflow as tf
 
-    optimizer.build(variables)
+    if not optimizer.built:  # one that scales losses would add to its variables once more
+        optimizer.build(variables)
     apply = type(optimizer).apply.__get__(optimizer)
     update = tf.function(
         lambda gradients: apply(gradients, variables), jit_compile=True, autograph=False

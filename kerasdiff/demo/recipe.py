@@ -209,13 +209,12 @@ def train_diffusion(folder, config, encoder, network, text_encoder, first_round=
     for i, one_round in enumerate(ROUNDS[first_round:], first_round):
         trainer = diffusion_trainer(config, network, text_encoder, one_round)
         states = folder / f"diffusion-{i}"
-        step = resume(trainer, states)
         for count, end in one_round.pictures:
+            step = resume(trainer, states)  # what was averaged: `fit` ends with the averages
             if step < end:
                 source = encode_pictures(folder, encoder, count)
                 batches = Batches(source, one_round.batch, draw, 2 + i, step, **workers)
                 fit(trainer, batches, end - step, SaveState(states, 500, step))
-                step = end
         trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
 
 

@@ -9,6 +9,7 @@ import keras
 from tqdm import tqdm
 
 from kerasdiff import images
+from kerasdiff.compiled_models import NotFiniteError
 from kerasdiff.training.averages import averaged
 
 
@@ -131,7 +132,7 @@ class SampleGrid(StepCallback):
         try:
             with averaged(self.model):
                 pictures = self.pipeline.text_to_image(self.prompts, progress=False, **self.options)
-        except ValueError as error:
+        except NotFiniteError as error:
             warnings.warn(f"no samples after step {self.step}: {error}", stacklevel=2)
             return
         grid = images.grid(pictures, self.prompts)

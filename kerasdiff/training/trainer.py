@@ -13,7 +13,16 @@ class Trainer(keras.Model):
     """
 
     def make_train_function(self, force=False):
-        """What Keras calls before training; sets `train_function`."""
+        """What Keras calls before training; sets `train_function`.
+
+        Raises:
+            ValueError: `compile` was told to take several steps an execution.
+        """
+        if self.steps_per_execution != 1:
+            raise ValueError(
+                f"`steps_per_execution` must be 1 here, not {self.steps_per_execution}: a step is "
+                "compiled whole, and states are counted by steps"
+            )
         if self.train_function is None or force:
             self.train_function = training_function(self)
         if self.train_function is None:

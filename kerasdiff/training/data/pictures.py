@@ -20,7 +20,7 @@ METADATA = "metadata.jsonl"
 
 
 class PictureFolder(PictureSource):
-    """The pictures of a folder and its sub-folders, in the order of their names.
+    """The pictures of a folder and its sub-folders, links followed, in the order of their names.
 
     Captions are taken from `metadata.jsonl` in the folder, if there is one: lines such as
     `{"file_name": "trees/oak.png", "text": "an oak"}`, the convention of Hugging Face's
@@ -80,8 +80,17 @@ def _picture_files(folder):
     def unlisted(error):
         skipped[_name(error.filename, folder)] = f"cannot be listed: {error.strerror}"
 
-    for place, folders, files in os.walk(folder, onerror=unlisted):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen = {folder.resolve()}
+
+    def is_new(path):
+        """Whether no link led there before: links may lead in a circle."""
+        known = len(seen)
+        seen.add(path.resolve())
+        return len(seen) > known
+
+    for place, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
+        shown = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in shown if is_new(Path(place, name))]
         for name in files:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 found.append(_name(Path(place, name), folder))

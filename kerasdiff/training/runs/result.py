@@ -8,7 +8,7 @@ import numpy as np
 
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.names import parts_of
-from kerasdiff.checkpoints.save import save_autoencoder, save_file, save_folder
+from kerasdiff.checkpoints.save import check_suffix, save_autoencoder, save_file, save_folder
 from kerasdiff.checkpoints.tensors import Tensors
 from kerasdiff.training.autoencoder import to_floats
 from kerasdiff.training.averages import averaged
@@ -21,6 +21,7 @@ MEASURED = 200  # pictures whose latents tell the scale of a new autoencoder
 def check_output(output):
     """Raises ValueError, before anything is done, if there is something or cannot be written."""
     output = Path(output)
+    check_suffix(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"`output`: {output} exists already")
     parent = next(each for each in output.absolute().parents if each.exists())

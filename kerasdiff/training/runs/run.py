@@ -9,6 +9,8 @@ import keras
 
 from kerasdiff.backend import compiles_training, keep_freed_memory, keep_programs
 from kerasdiff.checkpoints.models import Models
+from kerasdiff.checkpoints.save import check_vocabularies
+from kerasdiff.samplers import make_table
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
 from kerasdiff.training.callbacks import Log, Progress, SampleGrid
@@ -68,6 +70,8 @@ def prepare(settings):
     """
     check_output(settings.output)
     checkpoint, data = open_model(settings), settings.data
+    if settings.output.endswith(".safetensors"):
+        check_vocabularies(settings.output, checkpoint.config)
     buckets = None
     if data.buckets:
         buckets = make_buckets(data.size**2, data.bucket_multiple, data.max_ratio)
@@ -80,7 +84,17 @@ def prepare(settings):
         tokenizer = models.make("tokenizer")
         if not data.truncate_captions:
             check_captions(source, tokenizer)
+        _check_samples(settings.samples, checkpoint.config, tokenizer)
     return Plan(settings, checkpoint, source, tokenizer)
+
+
+def _check_samples(samples, config, tokenizer):
+    try:
+        make_table(config.schedule, samples.steps)
+        for prompt in samples.prompts:
+            tokenizer.pack(prompt)
+    except ValueError as error:
+        raise ValueError(f"`samples`: {error}") from None
 
 
 def train(plan, score=None, progress=True, part=(0, 1)):

@@ -69,7 +69,8 @@ class Settings:
     def folder(self):
         """The folder of the run's state, a path."""
         output = Path(self.output)
-        return Path(self.checkpoints.folder or output.with_name(f"{output.stem}-training"))
+        name = output.stem if output.suffix == ".safetensors" else output.name  # "model-1.5"
+        return Path(self.checkpoints.folder or output.with_name(f"{name}-training"))
 
     def check(self):
         for name in ("model", "output"):
