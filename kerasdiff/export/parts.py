@@ -27,7 +27,6 @@ from kerasdiff.export.writing import (
     save_module,
     write_tokenizers,
 )
-from kerasdiff.options import check_size
 from kerasdiff.samplers import COLUMNS
 
 # of one file: LiteRT and ONNX files end at 2 GB, and converters take some seven times a file
@@ -111,7 +110,7 @@ def export_parts(
 ):  # fmt: skip
     """Writes a folder of parts; see `StableDiffusion.export`."""
     check_backend()
-    check_size(img_height, img_width, models.config.autoencoder.factor)
+    models.check_size(img_height, img_width)
     check_max_steps(max_steps)
     check_converter(format, weights, models.diffusion_model.compute_dtype)
     config = models.config

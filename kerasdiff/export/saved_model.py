@@ -80,13 +80,18 @@ class Sampler(tf.Module):
         Where a family's negative prompt is zeros by default (SDXL), rows that begin with -1 are.
         """
         contexts, pooled = [], None
-        for encoder, ids in zip(self.encoders, tokens, strict=True):
+        given = tf.ones_like(tokens[0][:, :1], tf.bool)  # (B, 1)
+        if self.config.zero_empty_negative:
+            given = tokens[0][:, :1] >= 0
+        configs = self.config.text_encoders
+        for encoder, config, ids in zip(self.encoders, configs, tokens, strict=True):
+            ids = _known(tf.where(given, ids, 0), config.vocab_size)
             positions = np.arange(ids.shape[1], dtype="int32")[None]
-            output = encoder({"tokens": tf.maximum(ids, 0), "positions": positions})
+            output = encoder({"tokens": ids, "positions": positions})
             if isinstance(output, dict):
                 output, pooled = output["context"], output["pooled"]
             contexts.append(_float32(output))
-        given = _float32(tokens[0][:, :1] >= 0)  # (B, 1)
+        given = _float32(given)
         pooled = None if pooled is None else _float32(pooled) * given
         return Conditioning(tf.concat(contexts, -1) * given[..., None], pooled)
 
@@ -174,6 +179,14 @@ class Sampler(tf.Module):
         pure = table._replace(initial_signal=0.0, initial_noise=pure_noise)
         whole = tf.equal(steps, taken)
         return tf.cond(whole, lambda: prepare(pure, True), lambda: prepare(table, False))
+
+
+def _known(ids, size):
+    """Tokens, once they are known to be of a vocabulary of this size."""
+    known = tf.reduce_all((ids >= 0) & (ids < size))
+    message = f"tokens must be from 0 to {size - 1}, not"
+    with tf.control_dependencies([tf.debugging.Assert(known, [message, ids])]):
+        return tf.identity(ids)
 
 
 def _float32(tensor):

@@ -17,7 +17,7 @@ from kerasdiff.export.readme import readme
 from kerasdiff.export.saved_model import Sampler
 from kerasdiff.export.signatures import describe, make_signatures
 from kerasdiff.export.tables import make_tables
-from kerasdiff.options import check_batch_size, check_size
+from kerasdiff.options import check_batch_size
 
 
 def export_saved_model(
@@ -31,8 +31,10 @@ def export_saved_model(
     if free_size and jit_compile is True:
         raise ValueError("XLA compiles a fixed size: `free_size` goes with `jit_compile=False`")
     size = (None, None) if free_size else (img_height, img_width)
+    if free_size and models.token_merging:
+        raise ValueError("tokens are merged in pictures of a known size: leave out `free_size`")
     if not free_size:
-        _check_size(models.config.autoencoder, *size)
+        _check_size(models, *size)
         check_batch_size(batch_size)
     jit_compile = not free_size and resolve_jit_compile(jit_compile, models.diffusion_model.dtype)
     with new_folder(path) as beside:
@@ -82,8 +84,9 @@ def _checked_tasks(config, tasks):
     return tasks
 
 
-def _check_size(autoencoder, height, width):
-    check_size(height, width, autoencoder.factor)
+def _check_size(models, height, width):
+    models.check_size(height, width)
+    autoencoder = models.config.autoencoder
     numbers = height * width // autoencoder.factor**2 * autoencoder.latent_channels
     if numbers < FEWEST:
         raise ValueError(

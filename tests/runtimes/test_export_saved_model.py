@@ -40,6 +40,8 @@ def test_every_task_of_a_fixed_size_by_xla(model, tmp_path, monkeypatch):
     image, mask = {"image": PICTURE[None]}, {"mask": MASK[None, ..., None]}
     strengths = {"strength": np.float32(0.7)}  # 7 of 10 steps, as 10 * 0.7 in Python
     noise = np.random.default_rng(1).standard_normal((1, 16, 16, 4), "float32")
+    unknown, absent = tokens(model, text), tokens(model, text)
+    unknown["tokens"][0, 3], absent["tokens"][0, 0] = 49408, -1
     results = alone(
         folder, tmp_path,
         ("text_to_image", inputs(model, text, negative=negative)),
@@ -50,6 +52,8 @@ def test_every_task_of_a_fixed_size_by_xla(model, tmp_path, monkeypatch):
         ("inpaint", inputs(model, text, **image, **mask, strength=np.float32(1.0))),
         ("encode_text", tokens(model, text)),
         ("decode", {"latents": noise}),
+        ("encode_text", unknown),
+        ("encode_text", absent),
     )  # fmt: skip
     pictures = [result.get("images") for result in results]
     same(pictures[0], model.text_to_image(text, negative, **settings()))
@@ -60,6 +64,8 @@ def test_every_task_of_a_fixed_size_by_xla(model, tmp_path, monkeypatch):
     same(pictures[5], model.inpaint(text, PICTURE, MASK, **settings()))
     np.testing.assert_allclose(results[6]["context"], model.encode_text(text), atol=1e-4)
     same(pictures[7], model.decode(noise))
+    for result in results[8:]:
+        assert "tokens must be from 0 to 49407" in str(result["error"])
 
 
 def test_any_size_and_batch_with_fresh_noise_in_every_step(model, tmp_path):
