@@ -4,6 +4,7 @@ A token of several vectors stands for several rows, as in diffusers: "<cat>" in 
 "<cat> <cat>_1 <cat>_2".
 """
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -21,19 +22,25 @@ def token_names(token, count):
     return [token, *(f"{token}_{i}" for i in range(1, count))]
 
 
-def expand(text, counts):
-    """A prompt with each added token written out.
+def expand(text, tokens):
+    """A prompt with each token of several vectors written out.
 
     Args:
         text: the prompt.
-        counts: dict of token to its number of vectors. Case does not matter, as in the tokenizer.
+        tokens: all that the tokenizer finds whole in texts; as there, case does not matter, and the
+            longest wins.
     """
-    for token, count in counts.items():
+    tokens, names = set(tokens), {}
+    for token in tokens:
+        count = next(i for i in itertools.count(1) if f"{token}_{i}" not in tokens)
         if count > 1:
-            names = " ".join(token_names(token, count))
-            pattern = re.escape(token) + r"(?!_\d)"
-            text = re.sub(pattern, lambda _, names=names: names, text, flags=re.IGNORECASE)
-    return text
+            names[token.lower()] = " ".join(token_names(token, count))
+    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
+
+    def written_out(found):
+        return names.get(found.group().lower(), found.group())
+
+    return re.sub(pattern, written_out, text, flags=re.IGNORECASE)
 
 
 def with_rows(encoder, rows):

@@ -117,6 +117,11 @@ class SimpleTokenizer:
         """Rows that an embedding of these ids needs: the largest id plus one."""
         return max(self._tokens) + 1
 
+    @property
+    def whole_tokens(self):
+        """Tokens that are found whole in texts: added ones, and those of start, end and padding."""
+        return list(self._known.whole)
+
     def __len__(self):
         return len(self.vocab)
 
@@ -145,14 +150,7 @@ class SimpleTokenizer:
         return len(new)
 
     def encode(self, text):
-        """The ids of a text, between those of start and end.
-
-        Args:
-            text: a string.
-
-        Returns:
-            A list of int, of any length.
-        """
+        """The ids of a string between those of start and end: a list of int, of any length."""
         if not isinstance(text, str):
             raise ValueError(f"`text` must be a string, not {type(text).__name__}")
         if self.clean:

@@ -5,6 +5,7 @@ with little memory, until another model is needed.
 """
 
 import gc
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -21,10 +22,14 @@ from kerasdiff.backend import (
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.image_encoder import sample_moments
-from kerasdiff.options import check_prompts
+from kerasdiff.options import check_prompts, check_size
 from kerasdiff.tiles import in_tiles
 
 MEMORY = ("high", "medium", "low")
+
+
+class NotFiniteError(ValueError):
+    """A decoded picture holds NaN or infinity."""
 
 
 class _Part:
@@ -44,6 +49,7 @@ class _Part:
 
     def __set__(self, owner, value):
         owner._kept.add(self.name)
+        owner._forget({self.name})
         owner._parts[self.name] = value
 
 
@@ -63,11 +69,13 @@ class CompiledModels:
         if memory not in MEMORY:
             raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
         self._models = open_models(checkpoint, dtype, **files)
+        if memory != "high" and self._models.checkpoint is None:
+            raise ValueError(f"`memory` {memory!r} needs a checkpoint to read networks from anew")
         if memory == "low" and not runs_one_by_one():
             raise ValueError('on OpenVINO `memory` must be "high" or "medium", not "low"')
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
-        self._parts, self._programs, self._added, self._kept = {}, {}, {}, set()
+        self._parts, self._programs, self._kept, self._running = {}, {}, set(), None
         keep_programs()  # while there is no tensor yet
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
@@ -80,6 +88,19 @@ class CompiledModels:
     def config(self):
         """The checkpoint's `StableDiffusionConfig`."""
         return self._models.config
+
+    @property
+    def token_merging(self):
+        """Share of the positions that the UNet's outermost self-attention merges."""
+        return self._models.token_merging
+
+    def check_size(self, height, width, note=""):
+        """ValueError unless pictures can have this size, see `options.check_size`."""
+        factor, network = self.config.autoencoder.factor, self.config.diffusion_model
+        if self.token_merging:  # in cells of 2x2 positions, where there is attention first
+            outermost = next((i for i, depth in enumerate(network.depth) if depth), 0)
+            factor, note = factor * 2 ** (outermost + 1), f"{note}; `token_merging` needs that"
+        check_size(height, width, factor, note)
 
     def encode_text(self, prompt):
         """What a text, or a list of texts, becomes for the network.
@@ -97,7 +118,8 @@ class CompiledModels:
             for suffix in suffixes
         ]
         tokenizers = [getattr(self, f"tokenizer{suffix}") for suffix in suffixes]
-        prompts = [expand(text, self._added) for text in check_prompts(prompt)]
+        known = tokenizers[0].whole_tokens
+        prompts = [expand(text, known) for text in check_prompts(prompt)]
         encoded = conditioning.encode(encoders, tokenizers, prompts)
         return encoded if self.config.diffusion_model.added_embed_dim else encoded.context
 
@@ -117,7 +139,7 @@ class CompiledModels:
             ValueError: if the token exists already or is not for these text encoders.
         """
         embedding = read_embedding(path, token)
-        self._added[embedding.token] = add_token(self, embedding.token, embedding.vectors)
+        add_token(self, embedding.token, embedding.vectors)
         return embedding.token
 
     def encode_pictures(self, pictures, noise):
@@ -140,23 +162,26 @@ class CompiledModels:
         """Latents (B, h, w, C) as uint8 pictures (B, H, W, 3).
 
         Raises:
-            ValueError: the picture is not finite, in float32 either.
+            NotFiniteError: the picture is not finite, in float32 either.
         """
-        # One by one: the decoder needs the most memory of all, and one size compiles once.
-        factor, decode = self.config.autoencoder.factor, self._program("decoder")
-        pictures = np.stack(
-            [self._in_tiles(decode, latent, 1, factor) for latent in np.asarray(latents)]
-        )
-        decoder = self._part("decoder")
-        if not np.isfinite(pictures).all() and decoder.compute_dtype != "float32":
-            self._parts["decoder"] = self._models.in_float32(decoder)
-            return self.decode(latents)
+        latents = np.asarray(latents)
+        pictures, decoder = self._decoded(latents, "decoder"), self._part("decoder")
+        overflows = np.isfinite(latents).all() and not np.isfinite(pictures).all()
+        if overflows and decoder.compute_dtype != "float32":
+            twin = self._models.in_float32(decoder, self._parts.get("float32_decoder"))
+            self._parts["float32_decoder"] = twin
+            pictures = self._decoded(latents, "float32_decoder")
         if not np.isfinite(pictures).all():
-            raise ValueError(
+            raise NotFiniteError(
                 "the decoded picture is not finite: the latents or the weights hold NaN or "
                 "infinite values; with dtype float16, try bfloat16 or float32"
             )
         return images.to_uint8(pictures)
+
+    def _decoded(self, latents, name):
+        # One by one: the decoder needs the most memory of all, and one size compiles once.
+        factor, decode = self.config.autoencoder.factor, self._program(name)
+        return np.stack([self._in_tiles(decode, latent, 1, factor) for latent in latents])
 
     def asks_twice(self, options):
         """Whether the network is also asked without the prompt.
@@ -173,17 +198,16 @@ class CompiledModels:
             mode = "split" if splits else "batched"
             inputs["guidance_rescale"] = np.float32(options.guidance_rescale)
         streams = self.memory == "low" and "diffusion_model" not in self._kept
-        programs = partial(
-            self._program, "streamed_diffusion_model" if streams else "diffusion_model"
-        )
+        name = "streamed_diffusion_model" if streams else "diffusion_model"
         economies = options.guidance_interval, options.cache_interval
         passes = sampling.plan_passes(table, mode, *economies)
         scale = options.unconditional_guidance_scale
+        programs = partial(self._program, name)
         run = partial(sampling.run, programs, table, passes, scale, begin, inputs)
         visible = progress.is_watched() if options.progress is None else options.progress
         if not visible and options.callback is None:
             return run()
-        with progress.bar(table.steps, "step", visible) as bar:
+        with progress.bar(table.steps, "step", visible) as bar, self._keeping(name):
 
             def watch(step, denoised):
                 bar.update(step - bar.n)
@@ -209,13 +233,24 @@ class CompiledModels:
 
     def _let_go(self, besides):
         models = {name for name in self._parts if not name.startswith("tokenizer")}
-        names = models - self._kept - {besides}
+        names = models - self._kept - {besides, self._running}
         if names:
-            self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
-            for name in names:
-                del self._parts[name]
+            self._forget(names)
             for _ in range(2):  # models and programs hold on to themselves, then what they traced
                 gc.collect()
+
+    @contextmanager
+    def _keeping(self, name):
+        """Within this context the model `name` is not let go of: a preview needs another one."""
+        self._running = name
+        try:
+            yield
+        finally:
+            self._running = None
+
+    def _forget(self, names):
+        self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
+        self._parts = {name: part for name, part in self._parts.items() if name not in names}
 
     def _program(self, name, how=None):
         """What runs the model `name`, compiled once; for a `Pass`, the loop over the network."""
@@ -233,5 +268,6 @@ class CompiledModels:
             loop = partial(sampling.keep if how.deep == "keep" else loop, model, mode=how.mode)
             return loop if streams else Program(loop, model, self.jit_compile)
         model = model.moments if name == "image_encoder" else model
-        jit_compile = self.jit_compile if name == "decoder" else for_few_calls(self.jit_compile)
+        often = name.endswith("decoder")
+        jit_compile = self.jit_compile if often else for_few_calls(self.jit_compile)
         return Program(partial(model, training=False), model, jit_compile)

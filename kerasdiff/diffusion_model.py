@@ -58,7 +58,7 @@ class DiffusionModel(Network):
     def merge_tokens(self, ratio):
         """Merges alike positions for self-attention in the outermost level that has it.
 
-        Before anything is compiled; nothing is merged where a latent's height or width is odd or
+        Before anything is compiled; nothing is merged where that level's height or width is odd or
         not known while tracing.
 
         Args:

@@ -24,8 +24,8 @@ class Options:
             is 7.5 for most.
         seed: of the first picture; picture i of a batch is what `seed + i` gives alone. Or a
             sequence with a seed for each picture. None draws one.
-        diffusion_noise: starting noise instead of a seed, (h, w, C) or (B, h, w, C), standard
-            normal, of the latents' size.
+        diffusion_noise: starting noise, (h, w, C) or (B, h, w, C), standard normal, of the latents'
+            size; what else is drawn, by some samplers and for pictures, is the seed's.
         sampler, schedule: names from `samplers.SAMPLERS` and `samplers.SPACINGS`; None takes the
             checkpoint's own.
         eta: how much noise DDIM and TCD add on the way, 0 to 1; None is 0.
@@ -33,8 +33,9 @@ class Options:
         split_guidance: guidance as two calls of the network with half the memory each.
         guidance_interval: (lowest, highest) sigma, noise over signal, at which there is guidance
             (arXiv 2404.07724); elsewhere half of the work is saved. None is everywhere.
-        cache_interval: the whole network is computed in every so manieth step, and between them its
-            outer blocks alone (DeepCache, arXiv 2312.00858); 1 is in every step.
+        cache_interval: the whole network is computed in every so manieth call, of which most
+            samplers have one a step, and between them its outer blocks alone (DeepCache, arXiv
+            2312.00858); 1 is in every call.
         img_height, img_width: of this call, in pixels; None takes the model's.
         callback: `callback(step, total, preview)` after each step; `preview()` decodes the current
             estimate to uint8 pictures.
@@ -68,8 +69,6 @@ class Options:
                 "`cache_interval` must be a whole number from 1 to 1000, "
                 f"not {self.cache_interval!r}"
             )
-        if self.seed is not None and self.diffusion_noise is not None:
-            raise ValueError("`diffusion_noise` and `seed` were both given; give one of them")
         if self.callback is not None and not callable(self.callback):
             raise ValueError(f"`callback` must be callable, not {self.callback!r}")
 

@@ -18,7 +18,6 @@ from kerasdiff.options import (
     check_batch_size,
     check_given,
     check_prompts,
-    check_size,
     check_strength,
     options_of,
 )
@@ -75,7 +74,7 @@ class StableDiffusion(CompiledModels):
         height, width = self.config.image_size
         self.img_height = height if img_height is None else img_height
         self.img_width = width if img_width is None else img_width
-        check_size(self.img_height, self.img_width, self.config.autoencoder.factor)
+        self.check_size(self.img_height, self.img_width)
 
     @classmethod
     def from_preset(cls, preset, **arguments):
@@ -166,7 +165,7 @@ class StableDiffusion(CompiledModels):
         Args:
             encoded_text: from `encode_text`, or an array (77, D) or (B, 77, D).
             negative_prompt: text, list of texts, or encoded text.
-            diffusion_noise: (h, w, C) or (B, h, w, C), standard normal, instead of a seed.
+            diffusion_noise: starting noise, (h, w, C) or (B, h, w, C), standard normal.
 
         Returns:
             uint8 array (B, img_height, img_width, 3).
@@ -218,7 +217,7 @@ class StableDiffusion(CompiledModels):
         height, width = self._picture_size(options, image)
         count = _count(text) * batch_size
         guided = self.asks_twice(options)
-        negative = self._negative(negative_prompt, count) if guided else None
+        negative = self._negative(negative_prompt, _count(text), count) if guided else None
         table = make_table(
             self.config.schedule,
             options.num_steps,
@@ -263,7 +262,7 @@ class StableDiffusion(CompiledModels):
             raise ValueError("this checkpoint is for inpainting: call `inpaint` with a mask")
         return partial(start.prepare_from_image, *drawn, noise)
 
-    def _negative(self, negative_prompt, count):
+    def _negative(self, negative_prompt, texts, count):
         """The negative's list of prompts or `Conditioning`, or None where it is zeros."""
         if negative_prompt is None:
             return None if self.config.zero_empty_negative else [""]
@@ -272,8 +271,9 @@ class StableDiffusion(CompiledModels):
             negative = conditioning.as_conditioning(negative_prompt, network, "negative_prompt")
         else:
             negative = check_prompts(negative_prompt, "negative_prompt")
-        if count % _count(negative):
-            raise ValueError(f"`negative_prompt` has {_count(negative)} texts for {count} pictures")
+        if _count(negative) not in (1, texts, count):
+            given = f"`negative_prompt` has {_count(negative)} texts for {count} pictures"
+            raise ValueError(f"{given}: give one, or one for each prompt")
         return negative
 
     def _encoded(self, text, count):
@@ -291,7 +291,7 @@ class StableDiffusion(CompiledModels):
             note = f"; the picture is {width}x{height}, and another size can be given"
         height = self.img_height if height is None else height
         width = self.img_width if width is None else width
-        check_size(height, width, self.config.autoencoder.factor, note)
+        self.check_size(height, width, note)
         return height, width
 
 

@@ -11,7 +11,8 @@ def line(first, last, count):
     """Evenly from one array to another.
 
     Args:
-        first, last: arrays of one shape, such as two texts from `encode_text`.
+        first, last: arrays of one shape, such as two texts from `encode_text`. (Where it gives a
+            `Conditioning`, of SDXL's texts, they mix by themselves: `a + t * (b - a)`.)
         count: of points, both ends included.
 
     Returns:
@@ -56,6 +57,8 @@ def circle(first, second, count):
 
 def _ends(first, last, count):
     """Both arrays, and how far each point is, shaped to multiply them."""
+    if hasattr(first, "context") or hasattr(last, "context"):
+        raise ValueError("both ends must be arrays; a `Conditioning` mixes as `a + t * (b - a)`")
     first, last = np.asarray(first), np.asarray(last)
     if first.shape != last.shape:
         raise ValueError(f"both ends must have one shape, not {first.shape} and {last.shape}")

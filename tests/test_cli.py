@@ -155,6 +155,37 @@ def test_memory_that_runs_out_is_one_clear_line(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_errors_of_a_compiler_that_are_not_memory_s_are_not_hidden(run, monkeypatch):
+    class JaxRuntimeError(RuntimeError):
+        pass
+
+    def fail(*arguments, **options):
+        raise JaxRuntimeError(message)
+
+    monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", fail)
+    message = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"
+    code, said = run("a red house", *FEW)
+    assert code == 2 and said.err.startswith("kerasdiff: error: out of memory; a smaller --size")
+    message = "INVALID_ARGUMENT: no kernel"
+    with pytest.raises(JaxRuntimeError, match="no kernel"):
+        run("a red house", *FEW)
+
+
+def test_guidance_that_was_off_is_not_told(run, tmp_path):
+    options = ("--guidance", "1", "--negative", "night", "--guidance-rescale", "0.7")
+    assert run("a house", *FEW, *options, "--guidance-interval", "0", "5")[0] == 0
+    with Image.open(tmp_path / "out.png") as image:
+        told = image.text["parameters"]
+    assert "night" not in told and "rescale" not in told and "interval" not in told
+
+
+def test_a_folder_s_name_is_told_whole(folder, tmp_path, run):
+    (tmp_path / "sd-v1.5").symlink_to(folder)
+    assert run("a house", *FEW, model=tmp_path / "sd-v1.5")[0] == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert "Model: sd-v1.5," in image.text["parameters"]
+
+
 def test_prompts_too_long_say_how_long(run, tmp_path):
     code, said = run("word " * 80, *FEW)
     assert code == 2 and "80" in said.err and "75" in said.err

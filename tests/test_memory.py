@@ -46,6 +46,15 @@ def test_low_memory_shows_previews(folder):
     assert seen == [(1, 32, 32, 3)] * 3
 
 
+def test_previews_do_not_let_the_network_go(folder):
+    little, made = opened(folder, memory="medium"), []
+    make = little._models.make
+    little._models.make = lambda name: made.append(name) or make(name)
+    little.text_to_image("a red house", **FEW, callback=lambda step, total, preview: preview())
+    assert made.count("diffusion_model") == 1
+    assert held(little) == {"decoder"}
+
+
 def test_with_medium_memory_one_model_is_held_at_a_time(folder):
     little = opened(folder, memory="medium")
     context = little.encode_text("a red house")
@@ -82,10 +91,10 @@ def test_what_cannot_be_is_refused(folder, options, error):
         opened(folder, **options)
 
 
-def test_untrained_networks_cannot_be_streamed():
-    untrained = StableDiffusion(checkpoint=TINY["sd1"], memory="low")
-    with pytest.raises(ValueError, match="these are untrained"):
-        untrained.text_to_image("a red house", **FEW)
+@pytest.mark.parametrize("memory", ("medium", "low"))
+def test_untrained_networks_cannot_be_made_anew(memory):
+    with pytest.raises(ValueError, match=f"`memory` '{memory}' needs a checkpoint"):
+        StableDiffusion(checkpoint=TINY["sd1"], memory=memory)
 
 
 # Weights as they are read

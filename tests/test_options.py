@@ -63,11 +63,6 @@ def test_a_seed_for_each_picture_or_none():
         Options(seed=[1, 2]).seeds(3)
 
 
-def test_noise_and_seed_exclude_each_other():
-    with pytest.raises(ValueError, match="give one of them"):
-        Options(seed=1, diffusion_noise=np.zeros((4, 4, 4)))
-
-
 @pytest.mark.parametrize("scale", (float("nan"), float("inf"), -1, "7", True))
 def test_impossible_guidance_is_refused(scale):
     with pytest.raises(ValueError, match="`unconditional_guidance_scale` must be"):

@@ -1,5 +1,7 @@
 """The orchestrator: batches, seeds, precision and replaced parts."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from kerasdiff import StableDiffusion
 from kerasdiff.conditioning import Conditioning
 from kerasdiff.configs import TINY
 from kerasdiff.decoder import Decoder
+from kerasdiff.diffusion_model import DiffusionModel
 
 folder = pytest.fixture(tiny_checkpoint, scope="module")
 model = pytest.fixture(tiny_model, scope="module")
@@ -54,8 +57,10 @@ def test_lists_of_prompts_and_negatives(model):
     both = model.text_to_image(prompts, ["night", "day"], **FEW)
     second = model.text_to_image(prompts[1], "day", **{**FEW, "seed": 2})
     assert np.abs(both[1].astype(int) - second[0]).max() <= 1
-    with pytest.raises(ValueError, match="2 texts for 3 pictures"):
+    with pytest.raises(ValueError, match="2 texts for 3 pictures: give one, or one for each"):
         model.text_to_image(["a", "b", "c"], ["d", "e"], **FEW)
+    with pytest.raises(ValueError, match="3 texts for 6 pictures"):
+        model.text_to_image(["a", "b"], ["d", "e", "f"], batch_size=3, **FEW)
 
 
 def test_split_guidance_gives_the_same_picture(model):
@@ -81,8 +86,6 @@ def test_encoded_text_and_given_noise(model):
     options = {"num_steps": 2, "sampler": "ddim", "diffusion_noise": noise}
     one = model.generate_image(context, batch_size=2, **options)
     assert np.abs(one[0].astype(int) - one[1]).max() <= 1
-    with pytest.raises(ValueError, match="give one of them"):
-        model.generate_image(context, seed=1, **options)
     with pytest.raises(ValueError, match=r"`diffusion_noise` must have shape \(16, 16, 4\)"):
         model.generate_image(context, diffusion_noise=noise[:8])
     with pytest.raises(ValueError, match="`encoded_text` must have shape"):
@@ -161,8 +164,43 @@ def test_an_overflow_in_low_precision_is_decoded_again_in_float32(fresh):
     fresh.decoder = Decoder(exact.config, dtype="float16")
     for target, source in zip(fresh.decoder.variables, exact.variables, strict=True):
         target.assign(source.value)
+    mine = fresh.decoder
+    for _ in range(2):
+        np.testing.assert_allclose(fresh.decode(latents).astype(int), expected, atol=1)
+    assert fresh.decoder is mine
+    exact.variables[0].assign(2 * exact.variables[0].value)
+    mine.variables[0].assign(2 * mine.variables[0].value)
+    fresh.decoder = exact
+    expected = fresh.decode(latents)
+    fresh.decoder = mine  # which is still the one that decodes
     np.testing.assert_allclose(fresh.decode(latents).astype(int), expected, atol=1)
-    assert fresh.decoder.compute_dtype == "float32"
+
+
+def test_latents_that_are_not_finite_change_no_decoder(folder, uncompiled):
+    model = StableDiffusion.from_preset(folder, dtype="bfloat16", jit_compile=False)
+    decoder = model.decoder
+    with pytest.raises(ValueError, match="not finite"):
+        model.decode(np.full((1, 16, 16, 4), np.nan, "float32"))
+    assert model.decoder is decoder and len(model._programs) == 1
+
+
+def test_a_replaced_model_is_forgotten(fresh):
+    fresh.text_to_image("a red house", **FEW)
+    replaced = weakref.ref(fresh.diffusion_model)
+    fresh.diffusion_model = DiffusionModel(fresh.config.diffusion_model)
+    fresh.text_to_image("a red house", unconditional_guidance_scale=1.0, **FEW)
+    for _ in range(3):
+        gc.collect()
+    assert replaced() is None
+
+
+def test_noise_and_a_seed_give_the_same_picture_again(model):
+    noise = np.random.default_rng(0).standard_normal((16, 16, 4)).astype("float32")
+    options = {**FEW, "sampler": "euler_ancestral", "diffusion_noise": noise}
+    first = model.text_to_image("a red house", **options)
+    np.testing.assert_array_equal(model.text_to_image("a red house", **options), first)
+    other = model.text_to_image("a red house", **{**options, "seed": 9})
+    assert not np.array_equal(other, first)  # by the noise on the way
 
 
 def test_float16_decodes_in_float32(folder, uncompiled):

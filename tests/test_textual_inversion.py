@@ -8,6 +8,9 @@ import pytest
 
 from kerasdiff.added_tokens import add_token, expand, token_names, with_rows
 from kerasdiff.checkpoints.embeddings import write_embedding
+from kerasdiff.checkpoints.load import state
+from kerasdiff.checkpoints.save import save_folder
+from kerasdiff.checkpoints.tensors import Tensors
 from kerasdiff.configs import TINY
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.text_encoder import TextEncoder
@@ -91,10 +94,32 @@ def test_pictures_come_with_each_template():
 
 
 def test_a_prompt_names_every_vector():
-    counts = {"<cat>": 3, "dog": 1}
-    assert expand("a <cat>, a dog", counts) == "a <cat> <cat>_1 <cat>_2, a dog"
-    assert expand("A <CAT>", counts) == "A <cat> <cat>_1 <cat>_2"
-    assert expand("<cat> <cat>_1", {"<cat>": 2}) == "<cat> <cat>_1 <cat>_1"
+    tokens = ["<cat>", "<cat>_1", "<cat>_2", "dog"]
+    assert expand("a <cat>, a dog", tokens) == "a <cat> <cat>_1 <cat>_2, a dog"
+    assert expand("A <CAT>", tokens) == "A <cat> <cat>_1 <cat>_2"
+    assert expand("<cat> <cat>_1", tokens[:2]) == "<cat> <cat>_1 <cat>_1"
+    assert expand("a dog", []) == "a dog"
+
+
+def test_a_token_within_another_one_stays_whole():
+    tokens = ["easy", "easy_1", "easyv2"]
+    assert expand("easyv2, Easy", tokens) == "easyv2, easy easy_1"
+
+
+def test_every_vector_of_a_folder_s_own_tokens_is_named(tmp_path):
+    rows = np.random.default_rng(1).normal(size=(2, 32)).astype("float32")
+    model = StableDiffusion(checkpoint=CONFIG, jit_compile=False)
+    add_token(model, "<cat>", [rows])
+    parts = {"unet": state(model.diffusion_model), "text_encoder": state(model.text_encoder)}
+    parts["vae"] = state(model.image_encoder).entries | state(model.decoder).entries
+    parts["vae"] = Tensors("vae", parts["vae"])
+    model.tokenizer.save(tmp_path / "tokenizer")
+    config = replace(CONFIG, text_encoders=(model.text_encoder.config,))
+    save_folder(tmp_path / "model", config, parts, None, {"tokenizer": tmp_path / "tokenizer"})
+    opened = StableDiffusion.from_preset(tmp_path / "model", jit_compile=False)
+    tokens = model.tokenizer.pack("a <cat> <cat>_1")
+    expected = model.text_encoder({"tokens": tokens[None], "positions": np.arange(77)[None]})
+    np.testing.assert_allclose(opened.encode_text("a <cat>"), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_larger_table_changes_no_other_text(model):

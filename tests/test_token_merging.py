@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
 from kerasdiff import StableDiffusion
+from kerasdiff.configs import TINY
 from kerasdiff.layers import SpatialTransformer
 from kerasdiff.layers.token_merging import TokenMerging
 
@@ -109,3 +110,11 @@ def test_other_shares_are_refused_at_once(folder, ratio):
 def test_streamed_networks_do_not_merge(folder):
     with pytest.raises(ValueError, match='do not go with `memory` "low"'):
         StableDiffusion.from_preset(folder, token_merging=0.5, memory="low")
+
+
+def test_sizes_whose_tokens_cannot_be_merged_are_refused():
+    model = StableDiffusion(checkpoint=TINY["sd1"], token_merging=0.5, jit_compile=False)
+    with pytest.raises(ValueError, match="multiple of 4, not 30.*`token_merging` needs that"):
+        model.text_to_image("a", img_height=30, num_steps=1)
+    with pytest.raises(ValueError, match="`free_size`"):
+        model.export("nowhere", free_size=True)

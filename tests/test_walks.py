@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kerasdiff import walks
+from kerasdiff.conditioning import Conditioning
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND = RNG.standard_normal((2, 16, 16, 4), "float32")
@@ -42,6 +43,12 @@ def test_circles_come_back():
 def test_arcs_between_equal_noises_stand_still():
     points = walks.arc(FIRST, FIRST, 3)
     np.testing.assert_allclose(points, np.stack([FIRST] * 3), atol=1e-6)
+
+
+def test_texts_of_two_encoders_say_how_they_mix():
+    text = Conditioning(np.zeros((1, 77, 8)), np.zeros((1, 4)))
+    with pytest.raises(ValueError, match=r"mixes as `a \+ t"):
+        walks.line(text, text, 3)
 
 
 def test_ends_that_do_not_fit_are_named():

@@ -12,7 +12,11 @@ from kerasdiff.export.command import add_export
 from kerasdiff.training.runs.command import add_train
 
 # By name: the frameworks that raise them are not imported here.
-OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError", "XlaRuntimeError", "JaxRuntimeError"}
+OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
+NEEDS_LESS = (
+    "; a smaller --size, --batch or --dtype bfloat16 needs less, and so do --memory low, --tile "
+    "and --split-guidance"
+)
 
 COMMANDS = ("generate", "info", "convert", "demo", "export", "train")
 
@@ -29,13 +33,10 @@ def main(arguments=None):
         print(f"kerasdiff: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except Exception as error:
-        if OUT_OF_MEMORY.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        if not _is_out_of_memory(error):
             raise
-        print(
-            "kerasdiff: error: out of memory; a smaller --size, --batch or --dtype bfloat16 needs "
-            "less, and so do --memory low, --tile and --split-guidance",
-            file=sys.stderr,
-        )
+        advice = NEEDS_LESS if options.command == "generate" else ""
+        print(f"kerasdiff: error: out of memory{advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("kerasdiff: stopped", file=sys.stderr)
@@ -58,13 +59,19 @@ def _parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=kerasdiff.__version__)
-    commands = parser.add_subparsers(metavar="command", required=True)
+    commands = parser.add_subparsers(metavar="command", required=True, dest="command")
     add_generate(commands)
     add_files(commands)
     add_demo(commands, import_quietly)
     add_export(commands, open_model, picture_size)
     add_train(commands, import_quietly)
     return parser
+
+
+def _is_out_of_memory(error):
+    # JAX has one kind of error for all that its compiler and programs run into.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(OUT_OF_MEMORY & kinds) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _one_line(error):

@@ -1,6 +1,7 @@
 """`kerasdiff "a prompt"`: a prompt in, a PNG out; a picture and a mask may be given too."""
 
 import argparse
+import os
 import secrets
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def _add_economies(add):
     )  # fmt: skip
     add.add_argument(
         "--cache-interval", type=int, default=1, metavar="N",
-        help="the UNet's inner blocks in every N-th step alone",
+        help="the UNet's inner blocks in every N-th call of it alone",
     )  # fmt: skip
 
 
@@ -154,18 +155,19 @@ def _save(pictures, targets, options, model, seed, strength):
 
     sampler = options.sampler or model.config.schedule.sampler
     scale = model.config.guidance_scale if options.guidance is None else options.guidance
-    interval = options.guidance_interval
+    asks_twice = scale > 1 and not model.config.diffusion_model.time_cond_dim
+    interval = options.guidance_interval if asks_twice else None
     for index, (target, picture) in enumerate(zip(targets, pictures, strict=True)):
         details = {
             "Steps": model.config.num_steps if options.steps is None else options.steps,
             "Sampler": images.WEB_UI_SAMPLERS.get(sampler, sampler),
             "Schedule type": options.schedule and options.schedule.capitalize(),
             "CFG scale": scale,
-            "CFG rescale": options.guidance_rescale or None,
+            "CFG rescale": (asks_twice and options.guidance_rescale) or None,
             "CFG interval": interval and f"{interval[0]:g} to {interval[1]:g}",
             "Seed": seed + index,
             "Size": f"{picture.shape[1]}x{picture.shape[0]}",
-            "Model": Path(options.model).stem,
+            "Model": _name(options.model),
             "Denoising strength": strength,
             "Eta DDIM" if sampler == "ddim" else "Eta": options.eta,
             "Token merging ratio": options.token_merging or None,
@@ -174,9 +176,16 @@ def _save(pictures, targets, options, model, seed, strength):
             "Version": f"kerasdiff {kerasdiff.__version__}",
         }
         details = {name: value for name, value in details.items() if value is not None}
-        text = images.parameters_text(options.prompt, options.negative, details)
+        negative = options.negative if asks_twice else None  # else it had no part in the picture
+        text = images.parameters_text(options.prompt, negative, details)
         images.save_png(target, picture, text)
         print(f"{target}  seed {seed + index}")
+
+
+def _name(model):
+    """What a model is called: a folder's name may end in a version, "." has one too."""
+    path = Path(os.path.abspath(model))
+    return path.stem if path.is_file() else path.name
 
 
 def _targets(output, count):

@@ -67,12 +67,14 @@ class StableDiffusion(stable_diffusion.StableDiffusion):
         Args:
             encoded_text: (77, D) or (1, 77, D), for all pictures, or (batch_size, 77, D), one for
                 each: in keras-cv `batch_size` counts the pictures, not those of each text.
-            diffusion_noise: (h, w, 4) or (batch_size, h, w, 4).
+            diffusion_noise: (h, w, 4) or (batch_size, h, w, 4), in keras-cv instead of a seed.
             others: see `kerasdiff.StableDiffusion`.
 
         Returns:
             uint8 array (batch_size, img_height, img_width, 3).
         """
+        if seed is not None and diffusion_noise is not None:
+            raise ValueError("`diffusion_noise` and `seed` were both given; give one of them")
         encoded_text = np.asarray(encoded_text)
         if encoded_text.ndim == 3 and len(encoded_text) > 1:
             if len(encoded_text) != batch_size:
