@@ -113,6 +113,10 @@ def test_pipelines_of_stable_diffusion_1_switch_clipping_off_and_offset_steps():
     assert pipeline_config(loose) == TINY["sd2"]
     del loose["scheduler"]["clip_sample"]
     assert pipeline_config(loose) == TINY["sd2"]
+    paints = to_json(TINY["sd1-inpaint"])  # whose pipeline in diffusers clips, where told
+    with pytest.raises(CheckpointError, match="`clip_sample`"):
+        paints["model_index"]["scheduler"] = ["diffusers", "DDIMScheduler"]
+        pipeline_config(changed(paints, "scheduler", clip_sample=True))
     with pytest.raises(CheckpointError, match="`clip_sample`"):
         xl = to_json(replace(TINY["sdxl"], schedule=replace(SDXL.schedule, sampler="ddim")))
         pipeline_config(changed(xl, "scheduler", clip_sample=True))

@@ -71,9 +71,9 @@ def pipeline_config(parts):
             (each `tokenizer_config.json`, for the token that prompts are padded with).
 
     As the pipelines of Stable Diffusion 1 and 2 in diffusers do, those classes take
-    `steps_offset` for 1 and `clip_sample` for false whatever the scheduler's file says, the
-    inpainting one takes `skip_prk_steps` for true, and a UNet written before diffusers 0.9 has
-    a `sample_size` of at least 64.
+    `steps_offset` for 1 whatever the scheduler's file says, the inpainting one takes
+    `skip_prk_steps` for true and the others `clip_sample` for false, and a UNet written before
+    diffusers 0.9 has a `sample_size` of at least 64.
 
     Raises:
         CheckpointError: naming the part, the field, its value and what is supported.
@@ -233,7 +233,7 @@ def _schedule(index, pipeline, table):
             index.refuse("scheduler", named, "a library and a class")
         table["_class_name"] = named[1]  # the index decides
     if pipeline in SD:
-        if table.get("clip_sample", True) is True:
+        if table.get("clip_sample", True) is True and pipeline != SD[2]:
             table["clip_sample"] = False
         if pipeline == SD[2] and table.get("skip_prk_steps", False) is False:
             table["skip_prk_steps"] = True

@@ -5,12 +5,14 @@ levels are visited, `one_step.py` and `multistep.py` hold the methods.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 
+from kerasdiff.configs import ScheduleConfig
 from kerasdiff.noise_scheduler import sigma_to_timestep
 from kerasdiff.samplers import multistep, one_step
 from kerasdiff.samplers import spacing as _spacing
@@ -20,28 +22,37 @@ __all__ = ["COLUMNS", "SAMPLERS", "SPACINGS", "Table", "make_table"]
 
 
 class _Sampler(NamedTuple):
-    """Which rows, over which legs, and the default of `eta` where there is one."""
+    """Which rows, over which legs, the default of `eta` where there is one, and what is not read.
+
+    A config may hold fields of other samplers, for when it is changed; each of diffusers' classes
+    reads its own alone.
+    """
 
     rows: Callable
     legs: Callable
     eta: float | None = None
+    unread: tuple[str, ...] = ()
 
 
+_PLAIN = ("zero_terminal_snr", "final_sigma")
+_IN_SIGMA, _HALF_LOG = _spacing.continuous, _spacing.half_log
 SAMPLERS = {
     "ddim": _Sampler(one_step.ddim, _spacing.discrete, eta=0.0),
     "ddpm": _Sampler(one_step.ddpm, _spacing.successive),
-    "euler": _Sampler(one_step.euler, _spacing.continuous),
-    "euler_ancestral": _Sampler(one_step.euler_ancestral, _spacing.continuous),
-    "heun": _Sampler(one_step.heun, _spacing.continuous),
-    "dpm2": _Sampler(one_step.dpm2, partial(_spacing.continuous, whole_karras=True)),
-    "lms": _Sampler(multistep.lms, _spacing.continuous),
-    "plms": _Sampler(multistep.plms, _spacing.discrete),
-    "dpmpp_2m": _Sampler(partial(multistep.dpmpp, order=2), _spacing.half_log),
-    "dpmpp_3m": _Sampler(partial(multistep.dpmpp, order=3), _spacing.half_log),
-    "dpmpp_2m_sde": _Sampler(partial(multistep.dpmpp, order=2, sde=True), _spacing.half_log),
-    "dpmpp_3m_sde": _Sampler(partial(multistep.dpmpp, order=3, sde=True), _spacing.half_log),
-    "dpmpp_sde": _Sampler(one_step.dpmpp_sde, _spacing.continuous),
-    "unipc": _Sampler(multistep.unipc, _spacing.half_log),
+    "euler": _Sampler(one_step.euler, _IN_SIGMA),
+    "euler_ancestral": _Sampler(
+        one_step.euler_ancestral, _IN_SIGMA, unread=("sigma_spacing", "final_sigma")
+    ),
+    "heun": _Sampler(one_step.heun, _IN_SIGMA, unread=_PLAIN),
+    "dpm2": _Sampler(one_step.dpm2, partial(_IN_SIGMA, whole_karras=True), unread=_PLAIN),
+    "lms": _Sampler(multistep.lms, partial(_IN_SIGMA, own_ends=True), unread=_PLAIN),
+    "plms": _Sampler(multistep.plms, _spacing.discrete, unread=("zero_terminal_snr",)),
+    "dpmpp_2m": _Sampler(partial(multistep.dpmpp, order=2), _HALF_LOG),
+    "dpmpp_3m": _Sampler(partial(multistep.dpmpp, order=3), _HALF_LOG),
+    "dpmpp_2m_sde": _Sampler(partial(multistep.dpmpp, order=2, sde=True), _HALF_LOG),
+    "dpmpp_3m_sde": _Sampler(partial(multistep.dpmpp, order=3, sde=True), _HALF_LOG),
+    "dpmpp_sde": _Sampler(one_step.dpmpp_sde, partial(_IN_SIGMA, own_ends=True), unread=_PLAIN),
+    "unipc": _Sampler(multistep.unipc, partial(_HALF_LOG, whole=True)),
     "lcm": _Sampler(one_step.lcm, _spacing.distilled),
     "tcd": _Sampler(one_step.tcd, _spacing.distilled, eta=0.0),
 }
@@ -88,6 +99,7 @@ def make_table(
     eta = _check_eta(name, chosen.eta, eta)
     _check_schedule(name, chosen.legs, schedule)
 
+    config = replace(config, **{field: getattr(ScheduleConfig, field) for field in chosen.unread})
     config = _spacing.with_spacing(config, schedule)
     legs, sigmas = _legs_and_sigmas(chosen.legs, config, num_steps, eta)
     steps = int(num_steps * strength)

@@ -63,10 +63,15 @@ def _legs(times, levels):
     return tuple(map(Leg, times, levels[:-1], levels[1:]))
 
 
-def continuous(config, count, eta, whole_karras=False):
-    """Samplers in sigma: fractional timesteps; Karras' levels lie between those of the spacing,
-    for dpm2 with their timesteps rounded.
+def continuous(config, count, eta, whole_karras=False, own_ends=False):
+    """Samplers in sigma: fractional timesteps; Karras' levels lie between those of the spacing.
+
+    Args:
+        whole_karras: whether their timesteps are rounded (dpm2).
+        own_ends: whether their ends are always those of the spacing (lms, dpmpp_sde).
     """
+    if own_ends and config.sigma_spacing == "karras":
+        config = replace(config, sigma_min=None, sigma_max=None)
     schedule = schedule_sigmas(config)
     times = timesteps(config, count, config.spacing or "linspace")
     sigmas = np.interp(times, np.arange(len(schedule)), schedule)
@@ -79,9 +84,13 @@ def continuous(config, count, eta, whole_karras=False):
     return _legs(times, [Level(np.float64(1.0), sigma) for sigma in sigmas])
 
 
-def half_log(config, count, eta):
+def half_log(config, count, eta, whole=False):
     """DPM-Solver's family: whole timesteps, the first of one more than asked for; x at variance
     one; Karras' levels span the whole schedule.
+
+    Args:
+        whole: whether respaced levels are unipc's: Karras' timesteps are rounded whatever the
+            betas, and the last level is the last one respaced, not the schedule's.
     """
     schedule = schedule_sigmas(config)
     times = timesteps(config, count, config.spacing or "linspace", count + 1).round()
@@ -89,10 +98,12 @@ def half_log(config, count, eta):
     if config.sigma_spacing:
         sigmas = _respaced(config, schedule[::-1], count)
         times = sigma_to_timestep(sigmas, schedule)
-        if config.sigma_spacing == "karras" and config.beta_schedule != "squaredcos_cap_v2":
+        rounds = whole or config.beta_schedule != "squaredcos_cap_v2"
+        if config.sigma_spacing == "karras" and rounds:
             times = times.round()
         times = np.floor(times)
-    sigmas = _with_final(config, sigmas, schedule)
+    is_last = whole and config.sigma_spacing is not None
+    sigmas = _with_final(config, sigmas, sigmas[-1:] if is_last else schedule)
     signals = 1 / np.sqrt(sigmas**2 + 1)
     return _legs(times, list(map(Level, signals, sigmas * signals)))
 

@@ -37,12 +37,20 @@ SCHEDULERS = {
 }
 
 
-def make_scheduler(sampler, **options):
-    """diffusers' scheduler for one of our samplers."""
+def make_scheduler(sampler, foreign=None, **options):
+    """diffusers' scheduler for one of our samplers.
+
+    Args:
+        foreign: a table of fields that may be another class's, as `from_config` takes them.
+    """
     name, own = SCHEDULERS[sampler]
     file, kind = name.split(".")
     module = importlib.import_module(f"diffusers.schedulers.scheduling_{file}")
-    return getattr(module, kind)(**{**BETAS, "steps_offset": 1, **own, **options}), module
+    scheduler = getattr(module, kind)(**{**BETAS, "steps_offset": 1, **own, **options})
+    if foreign:
+        config = {k: v for k, v in scheduler.config.items() if k != "_use_default_values"}
+        scheduler = type(scheduler).from_config(config | foreign)
+    return scheduler, module
 
 
 def run_scheduler(scheduler, module, case, predict, eta=None):

@@ -9,7 +9,7 @@ from table_run import network, run_table
 
 from kerasdiff.configs import ScheduleConfig
 from kerasdiff.noise_scheduler import alphas_cumprod_of
-from kerasdiff.samplers import SAMPLERS, SPACINGS, make_table
+from kerasdiff.samplers import COLUMNS, SAMPLERS, SPACINGS, make_table
 from kerasdiff.samplers.spacing import half_log
 
 SHAPE = (1, 4, 4, 6)
@@ -82,6 +82,29 @@ def test_every_sampler_steps_as_in_diffusers(sampler, spacing, kind):
                 assert error < limit, (steps, strength, "edited")
 
 
+FOREIGN = {
+    "karras": ({"use_karras_sigmas": True}, {"sigma_spacing": "karras"}),
+    "exponential": ({"use_exponential_sigmas": True}, {"sigma_spacing": "exponential"}),
+    "ends": (
+        {"use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0},
+        {"sigma_spacing": "karras", "sigma_min": 0.1, "sigma_max": 9.0},
+    ),
+    "exponential ends": (
+        {"use_exponential_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0},
+        {"sigma_spacing": "exponential", "sigma_min": 0.1, "sigma_max": 9.0},
+    ),
+    "final sigma": ({"final_sigmas_type": "sigma_min"}, {"final_sigma": "sigma_min"}),
+    "zero SNR": ({"rescale_betas_zero_snr": True}, {"zero_terminal_snr": True}),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("theirs, ours", FOREIGN.values(), ids=FOREIGN)
+def test_fields_of_another_class_mean_what_they_do_in_diffusers(sampler, theirs, ours):
+    kind = {"prediction_type": "v_prediction"}
+    assert difference(sampler, 7, kind | {"foreign": theirs}, kind | ours) < 1e-5
+
+
 OPTIONS = {
     "set_alpha_to_one": (
         ("ddim", "plms"), {"set_alpha_to_one": True}, {"set_alpha_to_one": True}),
@@ -126,6 +149,10 @@ OPTIONS = {
         ("euler", "unipc"),
         {"use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0},
         {"sigma_spacing": "karras", "sigma_min": 0.1, "sigma_max": 9.0}),
+    "sigma range to its end": (
+        ("euler", "unipc"),
+        {"use_karras_sigmas": True, "sigma_min": 0.1, "final_sigmas_type": "sigma_min"},
+        {"sigma_spacing": "karras", "sigma_min": 0.1, "final_sigma": "sigma_min"}),
     "sigma range exponential": (
         ("euler", "unipc"),
         {"use_exponential_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0},
@@ -216,3 +243,15 @@ def test_the_schedule_equals_that_of_diffusers_to_a_float32_digit(zero):
         scheduler, _ = make_scheduler("ddim", beta_schedule=rule, rescale_betas_zero_snr=zero)
         ours = alphas_cumprod_of(ScheduleConfig(beta_schedule=rule, zero_terminal_snr=zero))
         assert np.abs(ours - scheduler.alphas_cumprod.numpy()).max() < limit
+
+
+def test_unipc_rounds_karras_timesteps_whatever_the_betas():
+    """Two of them are one, at which diffusers' step fails: they alone are compared."""
+    scheduler, _ = make_scheduler(
+        "unipc", beta_schedule="squaredcos_cap_v2", use_karras_sigmas=True
+    )
+    scheduler.set_timesteps(10)
+    config = ScheduleConfig(beta_schedule="squaredcos_cap_v2", sigma_spacing="karras")
+    table = make_table(config, 10, sampler="unipc")
+    times = table.rows[:, COLUMNS.index("timestep")]
+    np.testing.assert_array_equal(times, scheduler.timesteps.numpy())
