@@ -271,3 +271,13 @@ def test_masks_that_do_not_fit_are_named(mask, message):
 def test_chunk_sizes_that_make_no_sense_are_named(name, size):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         attention(*[np.ones((1, 8, 2, 4), "float32")] * 3, **{name: size})
+
+
+@pytest.mark.parametrize("sizes", [{}, {"query_chunk_size": 4, "key_chunk_size": 4}], ids=str)
+def test_scores_may_leave_float16_s_range(sizes):
+    """As those of Stable Diffusion 2.1 do."""
+    query = np.full((1, 40, 1, 64), 100, "float16")
+    key = query * np.linspace(1, 2, 40, dtype="float16")[None, :, None, None]
+    value = np.arange(40, dtype="float16")[None, :, None, None] + np.zeros((1, 1, 1, 8), "float16")
+    output = np.asarray(attention(query, key, value, **sizes), "float32")
+    np.testing.assert_array_equal(output, np.full((1, 40, 1, 8), 39))  # the largest score's alone

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import keras
 from keras import ops
 
-from kerasdiff.attention.pieces import MASKED, chunked, scaled, softmax, sum_dtype
+from kerasdiff.attention.pieces import MASKED, chunked, for_scores, scaled, softmax, sum_dtype
 from kerasdiff.attention.spans import chunk_count
 from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python
 
@@ -115,6 +115,7 @@ def _program(scale, sizes, dtype):
 def _plain(query, key, value, scale, mask=None):
     query = scaled(query, scale)
     query, key, value = (ops.transpose(array, (0, 2, 1, 3)) for array in (query, key, value))
+    query, key = for_scores(query), for_scores(key)
     scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
     scores = ops.cast(scores, sum_dtype(query))
     if mask is not None:

@@ -192,7 +192,7 @@ def _probabilities(given):
 
 def _scores(given, fresh=None):
     """(q, k) in float32, `MASKED` where the mask (q or 1, k or 1) or `fresh` (k, 1) is False."""
-    scores = _matmul(given["query"], given["key_across"])
+    scores = _matmul(for_scores(given["query"]), for_scores(given["key_across"]))
     if fresh is not None:
         scores = ops.where(ops.transpose(fresh), scores, MASKED)
     return ops.where(given["mask"], scores, MASKED) if "mask" in given else scores
@@ -251,6 +251,12 @@ def softmax(scores):
 def scaled(query, scale):
     """The query times a number that is not rounded to the query's dtype first."""
     return ops.cast(ops.cast(query, sum_dtype(query)) * scale, query.dtype)
+
+
+def for_scores(array):
+    """Queries or keys as their product is taken of: float16 would overflow, as in SD 2.1."""
+    is_short = keras.backend.standardize_dtype(array.dtype) == "float16"
+    return ops.cast(array, "float32") if is_short else array
 
 
 def sum_dtype(array):

@@ -41,7 +41,7 @@ FIXED = {
 }  # fmt: skip
 NO_EFFECT = DIFFUSERS_RECORDS | {
     "dropout": TRAINING,
-    "upcast_attention": "the softmax of attention is always taken in float32",
+    "upcast_attention": "in float16 the scores of attention are always taken in float32",
     "addition_embed_type_num_heads": 'belongs to `addition_embed_type` "text", which is refused',
 }
 
