@@ -196,3 +196,9 @@ def test_it_is_not_written(folder, tmp_path):
 def test_streamed_weights_are_not_rounded(folder):
     with pytest.raises(ValueError, match='do not go with `memory` "low"'):
         StableDiffusion.from_preset(folder, int8=True, memory="low")
+
+
+@pytest.mark.parametrize("dtype", ("float16", "mixed_float16"))
+def test_int8_does_not_go_with_float16(folder, dtype):
+    with pytest.raises(ValueError, match="`int8` goes with float32 or bfloat16"):
+        StableDiffusion.from_preset(folder, dtype=dtype, int8=True)

@@ -51,6 +51,8 @@ def open_models(checkpoint, dtype="float32", int8=False, token_merging=0.0, **fi
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if int8 and "float16" in dtype.split("_"):
+        raise ValueError("`int8` goes with float32 or bfloat16: its sums leave float16's range")
     if isinstance(checkpoint, StableDiffusionConfig):
         if files:
             raise ValueError(f"untrained networks take no {', '.join(files)}")
