@@ -6,7 +6,7 @@ import sys
 import kerasdiff
 from kerasdiff.cli.files import add_files
 from kerasdiff.cli.generate import EPILOG, add_generate
-from kerasdiff.cli.start import import_quietly, open_model, picture_size
+from kerasdiff.cli.start import add_model, import_quietly, open_model, picture_size
 from kerasdiff.demo.command import add_demo
 from kerasdiff.export.command import add_export
 from kerasdiff.training.runs.command import add_train
@@ -63,7 +63,7 @@ def _parser():
     add_generate(commands)
     add_files(commands)
     add_demo(commands, import_quietly)
-    add_export(commands, open_model, picture_size)
+    add_export(commands, add_model, open_model, picture_size)
     add_train(commands, import_quietly)
     return parser
 

@@ -1,24 +1,45 @@
 """`kerasdiff info` and `kerasdiff convert`: a look into checkpoints, and other forms of them."""
 
+import argparse
 import math
 from pathlib import Path
 
+from kerasdiff.cli.start import add_files_of, files_of
+
+INFO = """\
+examples:
+  kerasdiff info model.safetensors
+  kerasdiff info model-folder --variant fp16
+  kerasdiff info out.png                            # how it was made
+"""
+CONVERT = """\
+examples:
+  kerasdiff convert model.ckpt model.safetensors --dtype float16
+  kerasdiff convert model.safetensors model-folder  # for diffusers
+  kerasdiff convert sd-v1-5 model-folder --vae vae.safetensors
+"""
 SHOWN = 10  # skipped names that `info` lists
 
 
 def add_files(commands):
     """Adds both commands to a parser's sub-commands."""
-    add = commands.add_parser("info", help="what a checkpoint or PNG holds")
+    add = _add(commands, "info", "what a checkpoint or PNG holds", INFO)
     add.set_defaults(run=info)
-    add.add_argument("path", help="preset, file or folder; or a PNG made here")
+    add.add_argument("path", help="preset (downloaded first), file or folder; or a PNG made here")
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
 
-    add = commands.add_parser("convert", help="write a checkpoint in another layout or dtype")
+    add = _add(commands, "convert", "write a checkpoint in another layout or dtype", CONVERT)
     add.set_defaults(run=convert)
     add.add_argument("source", help="preset, file or folder")
     add.add_argument("target", help="a .safetensors file (original layout) or a new folder")
-    add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+    add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="each one's own")
+    add_files_of(add)
+
+
+def _add(commands, name, what, examples):
+    return commands.add_parser(
+        name, help=what, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def info(options):
@@ -52,5 +73,5 @@ def convert(options):
     """`kerasdiff convert IN OUT`: writes a checkpoint in another layout or dtype."""
     from kerasdiff.checkpoints.save import convert as convert_checkpoint
 
-    convert_checkpoint(options.source, options.target, options.dtype, variant=options.variant)
+    convert_checkpoint(options.source, options.target, options.dtype, **files_of(options))
     print(options.target)

@@ -2,13 +2,17 @@
 
 import argparse
 import os
+import re
 import secrets
+import sys
 from pathlib import Path
 
 import kerasdiff
-from kerasdiff.cli.start import open_model, picture_size
+from kerasdiff.cli.start import add_model, open_model, picture_size
 from kerasdiff.options import MAX_PICTURES
 
+SOME = "ddim, euler, euler_ancestral, heun, dpmpp_2m, unipc, ... (docs/samplers.md)"
+SCHEDULES = "leading, linspace, trailing (timesteps), karras, exponential (noise levels)"
 EPILOG = """\
 examples:
   kerasdiff "a red house and a pine tree near a mountain at sunset" -o house.png --seed 7
@@ -36,14 +40,16 @@ def add_generate(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add.set_defaults(run=generate)
-    add.add_argument("prompt", help="what to draw, at most 75 tokens")
+    add.add_argument("prompt", help="what to draw, at most 75 tokens for most models")
     add.add_argument("-o", "--output", default="out.png", help="PNG to write (%(default)s)")
     add.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     add.add_argument("--seed", type=int, help="whole number; drawn and told unless given")
     add.add_argument("--size", type=picture_size, metavar="WxH", help="in pixels, such as 512x768")
     add.add_argument("--batch", type=int, default=1, help="pictures, seed, seed+1, ...")
     _add_start(add.add_argument_group("from a picture"))
-    _add_model(add.add_argument_group("the model"))
+    model = add.add_argument_group("the model")
+    add_model(model)
+    model.add_argument("--jit", action=argparse.BooleanOptionalAction, default="auto", help="XLA")
     _add_sampling(add.add_argument_group("sampling"))
     _add_economies(add.add_argument_group("less memory and time"))
 
@@ -59,20 +65,11 @@ def _add_start(add):
     )  # fmt: skip
 
 
-def _add_model(add):
-    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
-    add.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    add.add_argument("--vae", metavar="PATH", help="another autoencoder")
-    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
-    add.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"))
-    add.add_argument("--jit", action=argparse.BooleanOptionalAction, default="auto", help="XLA")
-
-
 def _add_sampling(add):
     add.add_argument("--steps", type=int, help="sampling steps; the model's own unless given")
     add.add_argument("--guidance", type=float, help="1 is none; the model's own unless given")
-    add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")
-    add.add_argument("--schedule", metavar="NAME", help="leading, linspace, trailing, karras, ...")
+    add.add_argument("--sampler", metavar="NAME", help=f"{SOME}; the model's own unless given")
+    add.add_argument("--schedule", metavar="NAME", help=SCHEDULES)
     add.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
     add.add_argument("--guidance-rescale", type=float, default=0.0, metavar="R", help="0 to 1")
 
@@ -109,14 +106,27 @@ def generate(options):
             raise ValueError(f"--{name} needs --{other}")
     targets = _targets(options.output, options.batch)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
-    files = ("vae", "variant", "prediction_type")
-    files = {name: value for name in files if (value := getattr(options, name)) is not None}
     model = open_model(
-        options.model, dtype=options.dtype, jit_compile=options.jit, memory=options.memory,
-        tile=options.tile, int8=options.int8, token_merging=options.token_merging, **files,
+        options, jit_compile=options.jit, memory=options.memory, tile=options.tile,
+        int8=options.int8, token_merging=options.token_merging,
     )  # fmt: skip
+    if options.model == "demo":
+        _tell_unknown_words(options.prompt)
     pictures, strength = _paint(model, options, seed)
     _save(pictures, targets, options, model, seed, strength)
+
+
+def _tell_unknown_words(prompt):
+    from kerasdiff.demo.captions import all_words
+
+    unknown = [word for word in re.findall(r"[^\W\d_]+", prompt) if word.lower() not in all_words()]
+    if unknown:
+        print(
+            f"kerasdiff: the small model does not know: {', '.join(dict.fromkeys(unknown))}. It "
+            "draws houses, boats and coloured shapes (kerasdiff demo shows them); --model takes "
+            "another",
+            file=sys.stderr,
+        )
 
 
 def _paint(model, options, seed):

@@ -16,18 +16,47 @@ def import_quietly():
 
         keep_programs()  # before anything else: it is too late once a device is known
         device()
+    except ModuleNotFoundError as error:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        raise ValueError(
+            f"KERAS_BACKEND={backend} needs a package: pip install {error.name}"
+        ) from None
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
 
 
-def open_model(preset, **arguments):
-    """`StableDiffusion.from_preset`, after a quiet start."""
+FILES = ("vae", "variant", "prediction_type")
+
+
+def add_files_of(add):
+    """Adds the options that say which files of a checkpoint are meant."""
+    add.add_argument("--vae", metavar="PATH", help="another autoencoder")
+    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+    add.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"))
+
+
+def files_of(options):
+    """Those that were given, as `from_preset` takes them."""
+    given = {name: getattr(options, name) for name in FILES}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_model(add):
+    """Adds the options that say which model is meant."""
+    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
+    add.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add_files_of(add)
+
+
+def open_model(options, **arguments):
+    """`StableDiffusion.from_preset` of the options of `add_model`, after a quiet start."""
     import_quietly()
     from kerasdiff.stable_diffusion import StableDiffusion
 
-    return StableDiffusion.from_preset(preset, **arguments)
+    arguments |= files_of(options)
+    return StableDiffusion.from_preset(options.model, dtype=options.dtype, **arguments)
 
 
 def picture_size(text):

@@ -1,5 +1,7 @@
 """`kerasdiff demo`: what the demo model draws when nobody chooses, none left out."""
 
+import argparse
+
 import numpy as np
 
 from kerasdiff import images, progress
@@ -8,6 +10,11 @@ from kerasdiff.demo.scenes import MIXTURE, random_scene
 from kerasdiff.options import MAX_PICTURES
 
 BATCH, COLUMNS = 12, 6
+EXAMPLES = """\
+examples:
+  kerasdiff demo
+  kerasdiff demo --count 48 --seed 7 -o many.png
+"""
 
 
 def add_demo(commands, import_quietly):
@@ -17,7 +24,12 @@ def add_demo(commands, import_quietly):
         commands: what `add_subparsers` gives.
         import_quietly: function that imports the framework.
     """
-    add = commands.add_parser("demo", help="a grid of pictures by the model that comes with us")
+    add = commands.add_parser(
+        "demo",
+        help="a grid of pictures by the model that comes with us",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add.set_defaults(run=lambda options: demo(options, import_quietly))
     add.add_argument("-o", "--output", default="demo.png", help="PNG to write (%(default)s)")
     add.add_argument("--count", type=int, default=12, help="pictures (%(default)s)")

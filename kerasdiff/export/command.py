@@ -13,12 +13,13 @@ examples:
 """
 
 
-def add_export(commands, open_model, size):
+def add_export(commands, add_model, open_model, size):
     """Adds the command to a parser's sub-commands.
 
     Args:
         commands: what `add_subparsers` gives.
-        open_model: function of a checkpoint and `dtype=` that gives a `StableDiffusion`.
+        add_model: function that adds the options of what model is meant.
+        open_model: function of those options that gives a `StableDiffusion`.
         size: what reads WxH.
     """
     add = commands.add_parser(
@@ -29,23 +30,26 @@ def add_export(commands, open_model, size):
     )
     add.set_defaults(run=lambda options: _export(options, open_model))
     add.add_argument("path", help="new folder")
-    add.add_argument("--model", default="demo", help="preset, file or folder (%(default)s)")
+    add_model(add)
     add.add_argument("--format", default="tf_saved_model", choices=FORMATS, help="(%(default)s)")
     add.add_argument("--size", type=size, metavar="WxH", help="pixels; the model's own")
     add.add_argument("--sampler", metavar="NAME", help="the checkpoint's own unless given")
     add.add_argument("--schedule", metavar="NAME", help="leading, linspace, trailing, karras, ...")
     add.add_argument("--max-steps", type=int, help="100, or 50 for parts")
-    add.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     whole = add.add_argument_group("tf_saved_model")
     whole.add_argument("--tasks", nargs="+", metavar="TASK", help=" ".join(TASKS))
     whole.add_argument("--batch", dest="batch_size", type=int, help="pictures at once (1)")
     whole.add_argument("--free-size", action="store_true", help="any size and batch, without XLA")
     whole.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
-    whole.add_argument("--jit", dest="jit_compile", action=argparse.BooleanOptionalAction)
+    whole.add_argument(
+        "--jit", dest="jit_compile", action=argparse.BooleanOptionalAction,
+        help="XLA inside, which a server must know of; --no-jit for all others",
+    )  # fmt: skip
     single = add.add_argument_group("litert, onnx, openvino, coreml: one file for each network")
     single.add_argument("--weights", help="float32, float16 (not onnx) or int8 (litert)")
 
 
+FLAGS = {"batch_size": "--batch", "jit_compile": "--jit or --no-jit"}
 GIVEN = ("sampler", "schedule", "max_steps", "tasks", "batch_size", "eta", "jit_compile", "weights")
 
 
@@ -57,9 +61,9 @@ def _export(options, open_model):
         {"tasks", "batch_size", "free_size", "eta", "jit_compile"} if single else {"weights"}
     )
     if strange:
-        names = ", ".join(sorted(name.replace("_", "-") for name in strange))
-        raise ValueError(f"--format {options.format} takes no {names}")
-    model = open_model(options.model, dtype=options.dtype)
+        flags = sorted(FLAGS.get(name, f"--{name.replace('_', '-')}") for name in strange)
+        raise ValueError(f"--format {options.format} takes no {', '.join(flags)}")
+    model = open_model(options)
     height, width = options.size or (None, None)
     path = model.export(options.path, options.format, img_height=height, img_width=width, **given)
     print(path)

@@ -4,7 +4,7 @@ from kerasdiff.export import TASKS
 
 README = """\
 A Stable Diffusion sampler as a TensorFlow SavedModel, written by kerasdiff {kerasdiff}.
-It needs TensorFlow alone: Python, C++, Java, Go or TensorFlow Serving.
+It needs TensorFlow alone: Python, C++, Java, Go or TensorFlow Serving.{compiled}
 
 {example}
 Signatures: {names}.
@@ -14,6 +14,9 @@ All their inputs and outputs, with types and shapes, are in signature.json. Inpu
 
 Pictures are {size}. Weights are {dtype}, once, in variables/.
 """
+COMPILED = """
+Parts of it are compiled by XLA: on a processor, TensorFlow Serving needs
+--xla_cpu_compilation_enabled=true."""
 EXAMPLE = """\
     import tensorflow as tf
 
@@ -104,6 +107,7 @@ def _words(models, facts):
         "height": height,
         "width": width,
         "size": size,
+        "compiled": COMPILED if facts["jit_compile"] else "",
         "factor": models.config.autoencoder.factor,
     }  # fmt: skip
 

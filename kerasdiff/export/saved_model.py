@@ -66,6 +66,7 @@ class Sampler(tf.Module):
 
         program = partial(Program, jit_compile=jit_compile, travels=True)
         self.encoders = [program(each, each) for each in encoders]
+        self.vocabularies = [each.config.vocab_size for each in encoders]  # with learnt words
         self.loop = program(loop, network)
         self.decoder = program(decode, decoder)
         self.moments = program(moments, encoder)
@@ -83,9 +84,8 @@ class Sampler(tf.Module):
         given = tf.ones_like(tokens[0][:, :1], tf.bool)  # (B, 1)
         if self.config.zero_empty_negative:
             given = tokens[0][:, :1] >= 0
-        configs = self.config.text_encoders
-        for encoder, config, ids in zip(self.encoders, configs, tokens, strict=True):
-            ids = _known(tf.where(given, ids, 0), config.vocab_size)
+        for encoder, size, ids in zip(self.encoders, self.vocabularies, tokens, strict=True):
+            ids = _known(tf.where(given, ids, 0), size)
             positions = np.arange(ids.shape[1], dtype="int32")[None]
             output = encoder({"tokens": ids, "positions": positions})
             if isinstance(output, dict):

@@ -48,7 +48,8 @@ def export_saved_model(
             raise CheckpointError(f"{path}: cannot be written: {reason(error)}") from error
         noise = models.config.schedule
         schedule = schedule or noise.sigma_spacing or noise.spacing
-        facts = _facts(models, module, sampler) | {"schedule": schedule, "eta": eta}
+        facts = _facts(models, module, sampler)
+        facts |= {"schedule": schedule, "eta": eta, "jit_compile": jit_compile}
         facts["tokens"] = write_tokenizers(models, beside)
         facts["signatures"] = describe(beside)
         (beside / "signature.json").write_text(json.dumps(facts, indent=2) + "\n")

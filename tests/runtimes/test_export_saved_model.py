@@ -10,6 +10,8 @@ from drawn_checkpoint import write_checkpoint
 from export_cases import MASK, PICTURE, alone, inputs, opened, same, settings, tokens
 from tensorflow.core.protobuf import saved_model_pb2
 
+from kerasdiff import conditioning
+from kerasdiff.added_tokens import add_token
 from kerasdiff.backend import Forms, forms
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
@@ -101,6 +103,8 @@ def test_any_size_and_batch_with_fresh_noise_in_every_step(model, tmp_path):
 @pytest.mark.parametrize("family", ("sd2", "sdxl"))
 def test_other_families(family, tmp_path):
     model = opened(tmp_path, family)
+    texts = model.config.text_encoders
+    add_token(model, "<cat>", [np.ones((1, text.width), "float32") for text in texts])
     folder = model.export(
         tmp_path / "sampler", tasks=["text_to_image"], max_steps=4, jit_compile=False
     )
@@ -108,7 +112,13 @@ def test_other_families(family, tmp_path):
     none = inputs(model, "a house")  # SDXL's own negative is no text at all
     none["negative_tokens"] = -np.ones_like(none["negative_tokens"])
     calls += [("text_to_image", none)] if family == "sdxl" else []
-    first, *others = [result["images"] for result in alone(folder, tmp_path, *calls)]
+    calls += [("encode_text", tokens(model, "a <cat>"))]
+    *results, learnt = alone(folder, tmp_path, *calls)
+    encoded = conditioning.as_conditioning(
+        model.encode_text("a <cat>"), model.config.diffusion_model, "text"
+    )
+    np.testing.assert_allclose(learnt["context"], encoded.context, atol=1e-4)
+    first, *others = [result["images"] for result in results]
     same(first, model.text_to_image("a house", "", **settings()))
     for pictures in others:
         same(pictures, model.text_to_image("a house", **settings()))

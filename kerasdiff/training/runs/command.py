@@ -33,7 +33,7 @@ example:
   prompts = ["an oak in the snow", "an oak at dawn"]
   every = 500
 
-recipe = "sd1" starts from the published recipe of Stable Diffusion 1.x; other keys go before it.
+recipe = "sd1" is the published one of Stable Diffusion 1.x; keys of yours override its own.
 On the JAX backend (KERAS_BACKEND=jax) all devices of a machine share each batch, and, with
 
   kerasdiff train config.toml --processes 2 --index 0 --coordinator 10.0.0.1:7000

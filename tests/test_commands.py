@@ -1,0 +1,131 @@
+"""The command line: each command and option reaches what it is for."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawn_checkpoint import CONFIG, write_checkpoint
+from PIL import Image
+
+from kerasdiff.cli import main
+
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model"
+    write_checkpoint(path, replace(CONFIG, image_size=(64, 64)))
+    return path
+
+
+@pytest.fixture
+def run(folder, tmp_path, capsys):
+    def call(*arguments):
+        code = main([*arguments, "--model", str(folder), "-o", str(tmp_path / "out.png")])
+        return code, capsys.readouterr()
+
+    return call
+
+
+def test_a_grid_of_what_the_model_draws(folder, tmp_path, capsys):
+    target = tmp_path / "demo.png"
+    assert main(["demo", "--count", "2", "--model", str(folder), "-o", str(target)]) == 0
+    with Image.open(target) as image:
+        captions = image.text["parameters"].splitlines()
+        assert len(captions) == 2 and image.width > 2 * 64
+    assert capsys.readouterr().out.splitlines() == [*captions, str(target)]
+    assert main(["demo", "--count", "0", "-o", str(target)]) == 2
+    assert "--count must be from 1" in capsys.readouterr().err
+
+
+def test_words_that_the_small_model_does_not_know_are_told(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "kerasdiff.stable_diffusion.StableDiffusion.text_to_image",
+        lambda *arguments, **options: np.zeros((1, 8, 8, 3), "uint8"),
+    )
+    for prompt, told in (("a red house and a Cat", "does not know: Cat."), ("A red house", "")):
+        assert main([prompt, "-o", str(tmp_path / "out.png")]) == 0
+        err = capsys.readouterr().err
+        assert told in err and bool(told) == bool(err)
+
+
+@pytest.mark.parametrize(
+    "option, name, value",
+    [
+        ("--split-guidance", "split_guidance", True),
+        ("--schedule=karras", "schedule", "karras"),
+        ("--negative=night", "negative_prompt", "night"),
+        ("--guidance-interval=1 2", "guidance_interval", (1.0, 2.0)),
+        ("--cache-interval=3", "cache_interval", 3),
+    ],
+)
+def test_options_reach_the_call(run, monkeypatch, option, name, value):
+    given = {}
+
+    def paint(*arguments, **options):
+        given.update(options)
+        return np.zeros((1, 8, 8, 3), "uint8")
+
+    monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", paint)
+    flag, _, numbers = option.partition("=")
+    assert run("a red house", flag, *numbers.split())[0] == 0
+    assert given[name] == value
+
+
+@pytest.mark.parametrize("command", ("generate", "export", "convert"))
+def test_which_files_are_meant_reaches_the_checkpoint(
+    folder, tmp_path, capsys, monkeypatch, command
+):
+    asked = {}
+
+    def open_none(*arguments, **options):
+        asked.update(options)
+        raise ValueError("that is all")
+
+    monkeypatch.setattr("kerasdiff.checkpoints.models.find_and_open", open_none)
+    monkeypatch.setattr("kerasdiff.checkpoints.save.find_and_open", open_none)
+    given = {
+        "generate": ["a house", "--model", str(folder)],
+        "export": [str(tmp_path / "new"), "--model", str(folder)],
+        "convert": [str(folder), str(tmp_path / "new")],
+    }[command]
+    files = ["--vae", "v", "--variant", "fp16", "--prediction-type", "v_prediction"]
+    assert main([command, *given, *files]) == 2 and "that is all" in capsys.readouterr().err
+    assert asked == {"vae": "v", "variant": "fp16", "prediction_type": "v_prediction"}
+
+
+def test_options_of_another_format_are_named_as_they_were_given(folder, tmp_path, capsys):
+    given = ["export", str(tmp_path / "new"), "--model", str(folder), "--format", "litert"]
+    assert main([*given, "--batch", "2", "--no-jit"]) == 2
+    assert "--format litert takes no --batch, --jit or --no-jit" in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_is_named(tmp_path):
+    code = "import sys; sys.modules['openvino'] = None; from kerasdiff.cli import main; "
+    code += "sys.exit(main(['a house', '-o', sys.argv[1]]))"
+    environment = os.environ | {"KERAS_BACKEND": "openvino"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "out.png"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "KERAS_BACKEND=openvino needs a package: pip install openvino" in done.stderr
+
+
+def test_a_picture_that_was_not_made_here_says_so(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    assert main(["info", str(tmp_path / "plain.png")]) == 0
+    assert "holds no parameters" in capsys.readouterr().out
+
+
+def test_a_stop_by_hand_is_told(run, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", stop)
+    code, said = run("a red house")
+    assert code == 130 and said.err.endswith("kerasdiff: stopped\n")
