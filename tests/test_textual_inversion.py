@@ -84,6 +84,11 @@ def test_rows_of_another_width_are_refused(model):
         TextualInversionTrainer(CONFIG, model.diffusion_model, model.text_encoder, np.ones((1, 9)))
 
 
+def test_a_word_of_nothing_gives_no_vectors(model):
+    with pytest.raises(ValueError, match="`word` must hold a token, not ' '"):
+        rows_of(model.text_encoder, model.tokenizer, " ")
+
+
 def test_pictures_come_with_each_template():
     source = InversionSource(Pictures(), "<cat>", ("a {}", "the {}"), repeats=2)
     assert len(source) == len(source.sizes) == 8

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_checkpoint import write_checkpoint
 from training_cases import run_eagerly, settings, table, trained, write_toml
 
 from kerasdiff import files
@@ -13,6 +14,7 @@ from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
+from kerasdiff.configs import TINY
 from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.runs import run
 from kerasdiff.training.runs.command import EXAMPLE
@@ -103,6 +105,24 @@ def test_what_is_not_there_or_in_the_way_is_named(tmp_path, changes, message, mo
     given = settings(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         run.prepare(given)
+
+
+@pytest.mark.parametrize(
+    "family, message",
+    [("sd1-inpaint", "inpainting networks cannot"), ("sdxl", "two text encoders cannot")],
+)
+def test_networks_that_cannot_be_trained_are_named(tmp_path, family, message):
+    write_checkpoint(tmp_path / "other", TINY[family])
+    with pytest.raises(ValueError, match=message):
+        open_model(settings(tmp_path, model=str(tmp_path / "other")))
+
+
+def test_damaged_records_are_named(tmp_path, eager):
+    given = settings(tmp_path, steps=1)
+    given.folder.mkdir()
+    (given.folder / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="settings.json: is damaged"):
+        trained(given)
 
 
 def test_long_captions_are_an_error_before_the_first_step(tmp_path):

@@ -13,9 +13,27 @@ from kerasdiff.checkpoints.folders import open_autoencoder_folder
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.configs import FAMILIES
 from kerasdiff.training.checkpoints import latest
+from kerasdiff.training.data.pictures import PictureFolder
+from kerasdiff.training.data.shards import write_shards
 from kerasdiff.training.runs import run
 
 eager = pytest.fixture(run_eagerly)
+
+
+def test_shards_a_cosine_and_less_memory(tmp_path, eager):
+    pictures = write_pictures(tmp_path / "pictures")
+    source = PictureFolder(pictures, size=16)
+    write_shards(source, tmp_path / "shards")
+    given = settings(
+        tmp_path, steps=3, data__folder=None, data__shards=str(tmp_path / "shards"),
+        optimizer__schedule="cosine", optimizer__warmup=1, remat=True, output_dtype="float16",
+        checkpoints__every=1, checkpoints__keep=1,
+    )  # fmt: skip
+    result = trained(given)
+    assert {entry.dtype.name for entry in result.parts["unet"].entries.values()} == {"float16"}
+    lines = [json.loads(line) for line in (given.folder / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["rate"] == pytest.approx(0.005)  # half way from the peak to nothing
+    assert [path.name for path in given.folder.glob("step-*")] == ["step-00000003.safetensors"]
 
 
 def test_a_run_that_scales_its_loss_goes_on_where_it_was_cut(tmp_path):

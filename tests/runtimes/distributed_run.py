@@ -2,17 +2,19 @@
 
     python distributed_run.py OUTPUT PROCESSES INDEX PORT
 
-Writes the losses and the weights after four steps.
+Writes the losses and the weights after four steps, and states after two and four.
 """
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from kerasdiff.configs import TINY
 from kerasdiff.diffusion_model import DiffusionModel
+from kerasdiff.training.checkpoints import SaveState
 from kerasdiff.training.data.batches import Batches
 from kerasdiff.training.devices import distribute
 from kerasdiff.training.diffusion import DiffusionTrainer
@@ -64,7 +66,8 @@ def main():
     trainer.compile(keras.optimizers.AdamW(1e-3, use_ema=True), jit_compile=True)
     losses = Losses()
     batches = Batches(Vectors(), 8, draw, part=(index, processes))
-    trainer.fit(batches, steps_per_epoch=4, shuffle=False, verbose=0, callbacks=[losses])
+    callbacks = [losses, SaveState(Path(output).with_suffix(""), every=2)]
+    trainer.fit(batches, steps_per_epoch=4, shuffle=False, verbose=0, callbacks=callbacks)
     weights = np.concatenate([np.ravel(v.value) for v in trainer.trainable_variables])
     np.savez(output, losses=losses.values, weights=weights, devices=devices)
 

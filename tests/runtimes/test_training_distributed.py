@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.training.devices import distribute
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
@@ -29,7 +30,10 @@ def start(output, processes=1, index=0, port=0, devices=1):
 
 
 def finish(process, output):
-    said, _ = process.communicate(timeout=240)
+    try:
+        said, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 0, said.decode()[-3000:]
     return np.load(output)
 
@@ -37,14 +41,30 @@ def finish(process, output):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     output = tmp_path_factory.mktemp("alone") / "run.npz"
-    return finish(start(output), output)
+    return output, finish(start(output), output)
 
 
 def assert_same(run, alone):
+    _, alone = alone
     np.testing.assert_allclose(run["losses"], alone["losses"], rtol=2e-6)
     # Adam divides by gradients' sizes: where they are next to nothing, sums in another order show.
     change = np.abs(run["weights"] - alone["weights"])
     assert change.max() < 1e-4 and change.mean() < 1e-6
+
+
+def states(output):
+    """Weights after two and four steps, as they were saved."""
+    for step in (2, 4):
+        tensors = read_safetensors(output.with_suffix("") / f"step-{step:08d}.safetensors")
+        yield np.concatenate([np.ravel(tensors[name]) for name in tensors if "model/" in name])
+
+
+def test_states_hold_the_weights_of_their_step(alone):
+    output, run = alone
+    (early, late), last = states(output), run["weights"]
+    assert len(early) == len(late) == len(last)
+    # What is left in the end are the averages, which lag behind.
+    assert 0 < np.abs(late - last).mean() < np.abs(early - last).mean() < 1e-2
 
 
 def test_two_devices_train_as_one_does(alone, tmp_path):

@@ -1,5 +1,6 @@
 """Moments of latents, encoded once: the image encoder is most of the cost of a small UNet."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -44,14 +45,18 @@ def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
 
     Returns:
         The shards' paths, for `Moments`.
+
+    Raises:
+        ValueError: a shard that is there is of another image encoder.
     """
-    folder, files = Path(folder), []
+    folder, files, encoder = Path(folder), [], _digest(image_encoder)
     folder.mkdir(parents=True, exist_ok=True)
     count = len(source) if count is None else count
     for begin in range(0, count, SHARD):
         indices = range(begin, min(begin + SHARD, count))
         files.append(folder / f"moments-{begin:08d}-{indices.stop:08d}.npz")
         if files[-1].exists():
+            _check(files[-1], encoder)
             continue
         items = [source[i] for i in indices]
         rows = [
@@ -60,8 +65,24 @@ def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
         ]
         captions = np.array([caption for _, caption in items])
         with whole_file(files[-1]) as beside:
-            np.savez(beside, moments=np.concatenate(rows), captions=captions)
+            np.savez(beside, moments=np.concatenate(rows), captions=captions, encoder=encoder)
     return files
+
+
+def _digest(model):
+    """What tells a model's weights from others'."""
+    digest = hashlib.sha256()
+    for variable in model.variables:
+        digest.update(np.ascontiguousarray(variable.value).view("uint8"))
+    return digest.hexdigest()
+
+
+def _check(path, encoder):
+    with np.load(path, allow_pickle=False) as arrays:
+        if str(arrays.get("encoder", "")) != encoder:
+            raise ValueError(
+                f"{path}: was encoded by another image encoder: remove it, or name another folder"
+            )
 
 
 def latent_deviation(moments):
