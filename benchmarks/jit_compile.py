@@ -1,19 +1,18 @@
 """Is XLA worth its compilation on this machine? The table behind `jit_compile="auto"`.
 
-Times one guided step of a UNet as a compiled loop, with XLA and without, in each dtype, and prints
-seconds for the first call (with compilation) and the median of later ones.
+Times one guided step of a UNet as a compiled loop, with XLA and without by turns, in each dtype,
+and prints seconds for the first call (with compilation) and the median of later ones.
 
     python -m benchmarks.jit_compile                  # SD 1.5 at 256x256
     python -m benchmarks.jit_compile --side 64 --dtypes float32 bfloat16
 """
 
 import argparse
-import statistics
-import time
 
 import keras
 import numpy as np
 
+from benchmarks.unet_step import medians
 from kerasdiff import sampling
 from kerasdiff.backend import Program, device
 from kerasdiff.configs import SD1
@@ -21,9 +20,8 @@ from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.samplers import make_table
 
 
-def measure(dtype, jit_compile, side, repeats):
-    """Seconds of the first call and the median of `repeats` later ones, in one process."""
-    model = DiffusionModel(SD1.diffusion_model, dtype=dtype)
+def stepper(model, jit_compile, side):
+    """A function that takes a step."""
     program = Program(
         lambda *arguments: sampling.loop(model, *arguments, "batched"), model, jit_compile
     )
@@ -33,13 +31,12 @@ def measure(dtype, jit_compile, side, repeats):
     carry = sampling.new_carry(np.random.default_rng(0).normal(size=shape))
     noise = sampling.pad_noise([], shape)
     inputs = {"context": np.zeros((2, 77, 768), "float32"), "guidance_rescale": np.float32(0)}
-    seconds = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
+
+    def step():
         after = program(rows, np.int32(0), np.int32(1), carry, noise, inputs)
         keras.ops.convert_to_numpy(after.x)
-        seconds.append(time.perf_counter() - begin)
-    return seconds[0], statistics.median(seconds[1:])
+
+    return step
 
 
 def main():
@@ -54,9 +51,10 @@ def main():
     print(f"one guided step of SD 1.5, {where}\n")
     print("| dtype | XLA | first call, s | later calls, s |\n|---|---|---|---|")
     for dtype in options.dtypes:
-        for jit_compile in (True, False):
-            first, later = measure(dtype, jit_compile, options.side, options.repeats)
-            print(f"| {dtype} | {'yes' if jit_compile else 'no'} | {first:.1f} | {later:.2f} |")
+        model = DiffusionModel(SD1.diffusion_model, dtype=dtype)
+        steps = {how: stepper(model, how == "yes", options.side) for how in ("yes", "no")}
+        for how, (first, later) in medians(steps, options.repeats).items():
+            print(f"| {dtype} | {how} | {first:.1f} | {later:.2f} |")
 
 
 if __name__ == "__main__":
