@@ -13,18 +13,18 @@ test: $(VENV)/.installed-test       ## everything that needs no PyTorch
 	$(BIN)/python -m pytest tests/test_*.py -n 2 --dist loadfile
 
 runtimes: $(VENV)/.installed-test   ## backends, exports, devices and processes beside each other
-	$(BIN)/python -m pytest tests/runtimes -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/runtimes -n 2 --dist loadfile --no-loadscope-reorder
 
 parity: $(VENV)/.installed-parity   ## live against diffusers and transformers, and full sizes
-	$(BIN)/python -m pytest tests/parity -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/parity -n 2 --dist loadfile --no-loadscope-reorder
 
-meaning: $(VENV)/.installed-test    ## the demo model's exam, and what it can be taught
+meaning: $(VENV)/.installed-notebooks $(VENV)/.installed-test    ## the demo model's exam, and what it can be taught
 	$(BIN)/python -m pytest tests/meaning
 
 docs: $(VENV)/.installed-test       ## what the documentation shows
 	$(BIN)/python -m pytest tests/documentation -n 2
 
-notebooks: $(VENV)/.installed-notebooks $(VENV)/.installed-test   ## run whole
+notebooks: $(VENV)/.installed-notebooks $(VENV)/.installed-test   ## run, training for a few steps
 	$(BIN)/python -m pytest tests/notebooks -n 2
 
 lint: $(VENV)/.installed-lint

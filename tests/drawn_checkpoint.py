@@ -1,8 +1,13 @@
 """Small checkpoints with drawn weights in the diffusers layout; their pictures are patterns."""
 
+import atexit
+import functools
 import re
+import shutil
+import tempfile
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -39,6 +44,14 @@ def write_checkpoint(path, config=CONFIG, seed=0):
         config: a `StableDiffusionConfig`.
         seed: of the weights, which depend on it and on each tensor's name and shape alone.
     """
+    shutil.copytree(_drawn_folder(config, seed), path, dirs_exist_ok=True)
+
+
+@functools.cache
+def _drawn_folder(config, seed):
+    """The folder itself: many tests open the same one."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     model = StableDiffusion(checkpoint=config)
     parts = {"text_encoder": [model.text_encoder]}
     if len(config.text_encoders) == 2:
@@ -52,7 +65,8 @@ def write_checkpoint(path, config=CONFIG, seed=0):
         }
         for part, networks in parts.items()
     }
-    save_folder(path, config, drawn)
+    save_folder(folder / "model", config, drawn)
+    return folder / "model"
 
 
 def _drawn(seed, name, shape):

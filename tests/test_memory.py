@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from stable_diffusion_cases import FEW, tiny_checkpoint, tiny_model
 
-from kerasdiff import StableDiffusion
+from kerasdiff import StableDiffusion, compiled_models
 from kerasdiff.checkpoints.load import MismatchError
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
 from kerasdiff.checkpoints.tensors import Tensors
@@ -134,13 +134,30 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_the_first_step(model, 
 # Tiles
 
 
+@pytest.fixture
+def cut(monkeypatch):
+    """The sizes of what was cut into tiles, and of its tiles."""
+    seen, cut_up = [], compiled_models.in_tiles
+
+    def noting(function, array, size, *scales):
+        def noted(tile):
+            seen.append((array.shape[:2], tile.shape[1:3]))
+            return function(tile)
+
+        return cut_up(noted, array, size, *scales)
+
+    monkeypatch.setattr(compiled_models, "in_tiles", noting)
+    return seen
+
+
 def test_pictures_no_larger_than_a_tile_are_not_changed(folder, model):
     tiled = opened(folder, tile=32)
     picture = tiled.text_to_image("a red house", **FEW)
     np.testing.assert_array_equal(picture, model.text_to_image("a red house", **FEW))
 
 
-def test_tiles_work_both_ways_at_any_size(folder):
+def test_tiles_work_both_ways_at_any_size(folder, cut):
     tiled = opened(folder, tile=32)
     photo = np.random.default_rng(1).integers(0, 255, (40, 72, 3), dtype="uint8")
     assert tiled.image_to_image("a red house", photo, 0.6, **FEW).shape == (1, 40, 72, 3)
+    assert set(cut) == {((40, 72), (32, 32)), ((20, 36), (16, 16))}

@@ -66,6 +66,7 @@ def test_lists_of_prompts_and_negatives(model):
 def test_split_guidance_gives_the_same_picture(model):
     whole = model.text_to_image("a red house", **FEW)
     split = model.text_to_image("a red house", split_guidance=True, **FEW)
+    assert {how.mode for name, how in model._programs if how} >= {"batched", "split"}
     assert np.abs(whole.astype(int) - split).max() <= 1
 
 

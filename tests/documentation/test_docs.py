@@ -53,6 +53,7 @@ def blocks_of(page, language):
 def run(page, smaller=()):
     """Runs a page's blocks one after the other, with some words for others; gives their names."""
     names = {}
+    assert all(old in page.read_text() for old, _ in smaller)
     for block in blocks_of(page, "python"):
         for old, new in smaller:
             block = block.replace(old, new)

@@ -40,7 +40,7 @@ def test_text_to_image(ours, steps, scale):
 
 
 def test_image_to_image(ours):
-    first = ours.text_to_image(PROMPTS[0], seed=1)[0]
+    first = ours.text_to_image(list(PROMPTS), seed=1)[0]
     expected = theirs(
         StableDiffusionImg2ImgPipeline, image=Image.fromarray(first), strength=0.7,
         num_inference_steps=10, guidance_scale=3.0,

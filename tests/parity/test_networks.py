@@ -102,15 +102,6 @@ def test_unet_takes_lists_and_dicts():
     assert error(ours([inputs[name] for name in order]), expected) < TOLERANCE
 
 
-@pytest.mark.slow
-def test_unet_at_full_size(capsys):
-    torch.manual_seed(1)
-    theirs = diffusers.UNet2DConditionModel(cross_attention_dim=768, sample_size=64)
-    ours, inputs, expected = compare_unet(theirs, 64, 64, louder=1.0)
-    with capsys.disabled():
-        print(f"\nSD 1.5 UNet, relative error {error(ours(inputs), expected):.1e}")
-
-
 @pytest.mark.parametrize("channels", ((32,), (16, 32), (8, 16, 16, 32)))
 @torch.no_grad()
 def test_autoencoder(channels):

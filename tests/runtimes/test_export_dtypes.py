@@ -43,8 +43,9 @@ def test_a_picture_that_is_not_finite_is_refused(tmp_path):
     folder = model.export(
         tmp_path / "sampler", tasks=["text_to_image"], max_steps=1, jit_compile=False
     )
-    for latents in np.full((2, 1, 16, 16, 4), [[[[[np.nan]]]], [[[[np.inf]]]]], "float32"):
-        (result,) = alone(folder, tmp_path, ("decode", {"latents": latents}))
+    bad = np.full((2, 1, 16, 16, 4), [[[[[np.nan]]]], [[[[np.inf]]]]], "float32")
+    calls = [("decode", {"latents": latents}) for latents in bad]
+    for result in alone(folder, tmp_path, *calls):
         assert "the decoded picture is not finite" in str(result["error"])
 
 
