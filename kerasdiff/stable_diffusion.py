@@ -103,7 +103,7 @@ class StableDiffusion(CompiledModels):
             prompt: a string, or a list of them.
             negative_prompt: what to steer away from; a string, or one for each prompt.
             batch_size: pictures of each prompt.
-            num_steps, unconditional_guidance_scale, seed, **options: see `Options`.
+            num_steps, unconditional_guidance_scale, seed, **options: see `options.Options`.
 
         Returns:
             uint8 array (B, img_height, img_width, 3).
