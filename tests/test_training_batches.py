@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from training_cases import CONFIG
+from training_cases import CONFIG, networks
 
 from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
+from kerasdiff.training.data.cached import cache_moments
 
 
 class Source:
@@ -168,3 +169,17 @@ def test_pictures_of_an_autoencoder_can_be_parts():
     for corner, part in zip(corners, parts["pictures"], strict=True):
         places = np.argwhere(picture[:9, :9, 0] == corner)
         assert any(np.array_equal(picture[y : y + 8, x : x + 8], part) for y, x in places)
+
+
+def test_latents_of_another_image_encoder_are_refused(tmp_path):
+    _, _, encoder, _ = networks(0)
+    _, _, other, _ = networks(1)
+    pictures = [(np.zeros((16, 16, 3), "uint8"), "a picture")]
+    (path,) = cache_moments(pictures, encoder, tmp_path)
+    assert cache_moments(pictures, encoder, tmp_path) == [path]
+    with pytest.raises(ValueError, match="npz: was encoded by another image encoder: remove it"):
+        cache_moments(pictures, other, tmp_path)
+    with np.load(path) as arrays:
+        np.savez(path, moments=arrays["moments"], captions=arrays["captions"])
+    with pytest.raises(ValueError, match="does not say which image encoder made it"):
+        cache_moments(pictures, encoder, tmp_path)

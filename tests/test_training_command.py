@@ -95,7 +95,14 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, eager, monkeypatch):
             "a single file has no place for a tokenizer",
         ),
         ({"samples__prompts": ["a", "word " * 20]}, "`samples`: the prompt has 20 tokens"),
-        ({"samples__steps": 10**6}, "`samples`: `num_steps` must be"),
+        (
+            {"samples__prompts": ["a"], "samples__steps": 10**6},
+            "`samples`: `num_steps` must be",
+        ),
+        (
+            {"samples__prompts": ["a"], "samples__guidance": 2000.0},
+            "`samples`: `unconditional_guidance_scale` must be",
+        ),
     ],
 )
 def test_what_is_not_there_or_in_the_way_is_named(tmp_path, changes, message, monkeypatch):

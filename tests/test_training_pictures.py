@@ -164,6 +164,15 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert PictureFolder(tmp_path / "near", 8).captions == ["zero", "one"]
 
 
+def test_links_to_what_is_there_anyway_change_nothing(tmp_path):
+    put(tmp_path, "run2/oak.png", None)
+    (tmp_path / "latest").symlink_to(tmp_path / "run2")
+    (tmp_path / "run2" / "up").symlink_to(tmp_path)
+    put_metadata(tmp_path, {"file_name": "run2/oak.png", "text": "an oak"})
+    source = PictureFolder(tmp_path, 8)
+    assert source.captions == ["an oak"] and source.skipped == {}
+
+
 def test_folders_named_like_pictures_and_hidden_files_are_passed_over(tmp_path):
     put(tmp_path, "folder.png/.hidden.png")
     put(tmp_path, ".thumbnails/a.png")

@@ -80,9 +80,9 @@ def _digest(model):
 def _check(path, encoder):
     with np.load(path, allow_pickle=False) as arrays:
         if str(arrays.get("encoder", "")) != encoder:
-            raise ValueError(
-                f"{path}: was encoded by another image encoder: remove it, or name another folder"
-            )
+            fault = "was encoded by another image encoder"
+            fault = fault if "encoder" in arrays else "does not say which image encoder made it"
+            raise ValueError(f"{path}: {fault}: remove it, or name another folder")
 
 
 def latent_deviation(moments):

@@ -80,13 +80,16 @@ def _picture_files(folder):
     def unlisted(error):
         skipped[_name(error.filename, folder)] = f"cannot be listed: {error.strerror}"
 
-    seen = {folder.resolve()}
+    root, seen = folder.resolve(), set()
 
     def is_new(path):
-        """Whether no link led there before: links may lead in a circle."""
-        known = len(seen)
-        seen.add(path.resolve())
-        return len(seen) > known
+        """Whether no link led there before: links may lead in a circle, or to what is here."""
+        real = path.resolve()
+        if real.is_relative_to(root):
+            return folder / real.relative_to(root) == path
+        is_new = real not in seen
+        seen.add(real)
+        return is_new
 
     for place, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         shown = sorted(name for name in folders if not name.startswith("."))

@@ -10,6 +10,7 @@ import keras
 from kerasdiff.backend import compiles_training, keep_freed_memory, keep_programs
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.checkpoints.save import check_vocabularies
+from kerasdiff.options import options_of
 from kerasdiff.samplers import make_table
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
@@ -89,7 +90,11 @@ def prepare(settings):
 
 
 def _check_samples(samples, config, tokenizer):
+    if not samples.prompts:
+        return
     try:
+        options = options_of(samples.steps, samples.guidance, samples.seed)
+        options.seeds(len(samples.prompts))
         make_table(config.schedule, samples.steps)
         for prompt in samples.prompts:
             tokenizer.pack(prompt)
