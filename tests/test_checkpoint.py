@@ -110,6 +110,13 @@ def test_a_marker_decides(single, tmp_path, monkeypatch):
     assert set(checkpoint.skipped) == {"v_pred", "ztsnr"}
 
 
+def test_a_schedule_that_plms_does_not_know_is_ddim_s(single, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_probe", refuse_to_probe)
+    schedule = open_checkpoint(bare(single, tmp_path, "sd1", ["v_pred", "ztsnr"])).config.schedule
+    assert schedule.zero_terminal_snr and schedule.sampler == "ddim"
+    assert open_checkpoint(bare(single, tmp_path, "sd1")).config.schedule.sampler == "plms"
+
+
 def test_a_preset_s_word_spares_a_look(single, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_probe", refuse_to_probe)
     path = bare(single, tmp_path, "sd2-base")

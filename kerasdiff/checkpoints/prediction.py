@@ -80,7 +80,8 @@ def with_prediction_type(config, kind, keys=()):
     Args:
         config: `detect`'s config.
         kind: "epsilon", "v_prediction" or "sample".
-        keys: names of the file's tensors; the marker `ztsnr` sets `zero_terminal_snr`.
+        keys: names of the file's tensors; the marker `ztsnr` sets `zero_terminal_snr`, and ddim
+            instead of plms, which knows no such schedule.
 
     A Stable Diffusion 2 with velocity prediction is the one for 768 x 768 pictures.
 
@@ -98,6 +99,8 @@ def with_prediction_type(config, kind, keys=()):
     else:
         schedule = config.schedule
     snr = schedule.zero_terminal_snr or "ztsnr" in keys
+    if snr and schedule.sampler == "plms":
+        schedule = replace(schedule, sampler="ddim")
     schedule = replace(schedule, prediction_type=kind, zero_terminal_snr=snr)
     return replace(config, schedule=schedule)
 

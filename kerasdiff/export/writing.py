@@ -18,6 +18,7 @@ from kerasdiff.export.saved_model import Sampler
 from kerasdiff.export.signatures import describe, make_signatures
 from kerasdiff.export.tables import make_tables
 from kerasdiff.options import check_batch_size
+from kerasdiff.samplers import as_read
 
 
 def export_saved_model(
@@ -47,6 +48,7 @@ def export_saved_model(
         except Exception as error:  # TensorFlow's, protobuf's and the system's have no other base
             raise CheckpointError(f"{path}: cannot be written: {reason(error)}") from error
         noise = models.config.schedule
+        noise = as_read(noise, sampler or noise.sampler, schedule)
         schedule = schedule or noise.sigma_spacing or noise.spacing
         facts = _facts(models, module, sampler)
         facts |= {"schedule": schedule, "eta": eta, "jit_compile": jit_compile}

@@ -18,7 +18,7 @@ from kerasdiff.samplers import multistep, one_step
 from kerasdiff.samplers import spacing as _spacing
 from kerasdiff.samplers.table import COLUMNS, Plan, Table, tabulate
 
-__all__ = ["COLUMNS", "SAMPLERS", "SPACINGS", "Table", "make_table"]
+__all__ = ["COLUMNS", "SAMPLERS", "SPACINGS", "Table", "as_read", "make_table"]
 
 
 class _Sampler(NamedTuple):
@@ -99,8 +99,7 @@ def make_table(
     eta = _check_eta(name, chosen.eta, eta)
     _check_schedule(name, chosen.legs, schedule)
 
-    config = replace(config, **{field: getattr(ScheduleConfig, field) for field in chosen.unread})
-    config = _spacing.with_spacing(config, schedule)
+    config = as_read(config, name, schedule)
     legs, sigmas = _legs_and_sigmas(chosen.legs, config, num_steps, eta)
     steps = int(num_steps * strength)
     plan = Plan(legs, num_steps - steps, config, eta, partial(sigma_to_timestep, sigmas=sigmas))
@@ -109,6 +108,13 @@ def make_table(
         rows = list(chosen.rows(plan))
         initial = (0.0, _pure_noise(config, legs)) if from_noise else rows[0].level
         return tabulate(rows, config.prediction_type, initial, steps)
+
+
+def as_read(config, sampler, schedule=None):
+    """A `ScheduleConfig` as a sampler reads it: without what is for others, spaced as named."""
+    unread = SAMPLERS[sampler].unread
+    config = replace(config, **{field: getattr(ScheduleConfig, field) for field in unread})
+    return _spacing.with_spacing(config, schedule)
 
 
 @lru_cache(maxsize=4)  # a plan's slow half, the same for every strength
