@@ -49,7 +49,7 @@ class _Part:
 
     def __set__(self, owner, value):
         owner._kept.add(self.name)
-        owner._forget({self.name})
+        owner._forget({self.name, f"float32_{self.name}"})
         owner._parts[self.name] = value
 
 
@@ -96,11 +96,17 @@ class CompiledModels:
 
     def check_size(self, height, width, note=""):
         """ValueError unless pictures can have this size, see `options.check_size`."""
-        factor, network = self.config.autoencoder.factor, self.config.diffusion_model
-        if self.token_merging:  # in cells of 2x2 positions, where there is attention first
-            outermost = next((i for i, depth in enumerate(network.depth) if depth), 0)
-            factor, note = factor * 2 ** (outermost + 1), f"{note}; `token_merging` needs that"
+        factor = self.config.autoencoder.factor
         check_size(height, width, factor, note)
+        # Tokens are merged in cells of 2x2 positions, where there is attention first.
+        depths = enumerate(self.config.diffusion_model.depth)
+        halved = 2 ** next((level for level, depth in depths if depth), 0)
+        odd = any(-(-side // factor // halved) % 2 for side in (height, width))
+        if self.token_merging and odd:
+            raise ValueError(
+                f"`token_merging` is for sides that are multiples of {2 * factor * halved}, not "
+                f"for {width}x{height}{note}"
+            )
 
     def encode_text(self, prompt):
         """What a text, or a list of texts, becomes for the network.

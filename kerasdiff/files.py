@@ -20,19 +20,15 @@ def cache_folder():
 def alone(path):
     """Within this context no other process is within one for the same path; it waits its turn.
 
-    Where the system has no such locks, nobody waits.
+    An empty file stays beside `path`. Where the system has no such locks, nobody waits.
     """
     if fcntl is None:
         yield
         return
-    lock = path.with_name(f"{path.name}.lock")
-    with lock.open("w") as file:
+    with path.with_name(f"{path.name}.lock").open("w") as file:
         with suppress(OSError):  # some network file systems know no locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)  # who waits has it open
+        yield
 
 
 def beside(path):

@@ -116,6 +116,14 @@ def test_a_backend_that_is_not_installed_is_named(tmp_path):
     assert "KERAS_BACKEND=openvino needs a package: pip install openvino" in done.stderr
 
 
+def test_a_conversion_is_quiet(folder, tmp_path):
+    code = "import sys; from kerasdiff.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "convert", folder, tmp_path / "new"]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'new'}\n", "")
+
+
 def test_a_picture_that_was_not_made_here_says_so(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     assert main(["info", str(tmp_path / "plain.png")]) == 0

@@ -64,7 +64,10 @@ def test_masks_are_cut_at_one_half():
 def test_whole_numbers_up_to_one_are_no_mask_of_bytes():
     with pytest.raises(ValueError, match="give it as bool"):
         images.to_mask(np.eye(8, dtype="uint8"), 8, 8)
+    with pytest.raises(ValueError, match="give it as bool"):
+        images.to_mask(Image.fromarray(np.eye(8, dtype="uint8")), 8, 8)
     assert images.to_mask(np.zeros((8, 8), "uint8"), 8, 8).max() == 0
+    assert images.to_mask(Image.fromarray(np.eye(8, dtype=bool)), 8, 8).sum() == 8
 
 
 @pytest.mark.parametrize("channels", (1, 3))
@@ -87,7 +90,8 @@ def test_floats_of_several_colours_are_no_mask():
 def test_sixteen_bits_of_grey_become_eight(tmp_path):
     deep = np.array([[0, 257, 257 * 127, 257 * 128, 65535]], "uint16")
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    for given in (tmp_path / "deep.png", Image.fromarray(deep)):
+    Image.frombytes("I;16B", (5, 1), deep.astype(">u2").tobytes()).save(tmp_path / "deep.tiff")
+    for given in (tmp_path / "deep.png", tmp_path / "deep.tiff", Image.fromarray(deep)):
         pixels = images.to_uint8(images.to_float(given, 1, 5))
         np.testing.assert_array_equal(pixels[0, 0, :, 0], [0, 1, 127, 128, 255])
         mask = images.to_mask(given, 1, 5)
@@ -97,9 +101,9 @@ def test_sixteen_bits_of_grey_become_eight(tmp_path):
 @pytest.mark.parametrize("dtype", ("int32", "float32"))
 def test_pixels_of_no_known_range_are_refused(tmp_path, dtype):
     Image.fromarray(np.ones((8, 8), dtype)).save(tmp_path / "odd.tiff")
-    with pytest.raises(ValueError, match="odd.tiff: has pixels of 32 bits"):
+    with pytest.raises(ValueError, match="odd.tiff: does not tell what is white"):
         images.read(tmp_path / "odd.tiff")
-    with pytest.raises(ValueError, match="`mask`: has pixels of 32 bits"):
+    with pytest.raises(ValueError, match="`mask`: does not tell what is white"):
         images.to_mask(Image.fromarray(np.ones((8, 8), dtype)), 8, 8)
 
 

@@ -158,11 +158,11 @@ ROW = Storage("0", np.ones(4, np.float32))
     [
         ([1, 2], "holds list"),
         ({"a": 1.5}, "'a' is float, not a tensor"),
-        ({3: tensor("0", np.ones(1, np.float32))}, "3 is _View"),
+        ({3: tensor("0", np.ones(1, np.float32))}, "a name is int, not text"),
         ({"a": view(ROW, (5,), (1,))}, "shape .5,. in 4 elements"),
         ({"a": view(ROW, (2,), (1,), offset=3)}, "in 4 elements"),
         ({"a": view(ROW, (2**40,), (0,))}, "in 4 elements"),
-        ({"a": view(ROW, (-1,), (1,))}, "shape"),
+        ({"a": view(ROW, (-1,), (1,))}, "shape or strides"),
         ({"a": view(ROW, (2, 2), (1,))}, "strides"),
         ({"a": view(ROW, (2,), (2.0,))}, "strides"),
         ({"a": view(3, (2,), (1,))}, "without a storage"),
@@ -246,15 +246,14 @@ def test_a_table_that_holds_itself_is_refused(tmp_path):
         open_tensors(tmp_path / "m.ckpt")
 
 
-def test_a_name_that_unfolds_without_end_is_told_in_short(tmp_path):
+def test_a_name_that_unfolds_without_end_is_not_told(tmp_path):
     lists = b"]" + b"q\x000](h\x00h\x00e" * 40  # each holds the one before twice
     storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + lists
     evil = b"\x80\x02}X\x01\x00\x00\x00a" + storage + b"X\x03\x00\x00\x00cpuK\x01tQs."
     with zipfile.ZipFile(tmp_path / "m.ckpt", "w") as archive:
         archive.writestr("archive/data.pkl", evil)
-    with pytest.raises(CheckpointError, match=r"a storage \[\[") as caught:
+    with pytest.raises(CheckpointError, match="a storage without a name"):
         open_tensors(tmp_path / "m.ckpt")
-    assert len(str(caught.value)) < 1000
 
 
 def test_what_unpacks_to_more_than_is_asked_for_takes_no_memory(tmp_path):

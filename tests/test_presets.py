@@ -73,7 +73,7 @@ def preset(server, tmp_path, monkeypatch):
 def test_a_download_lands_in_the_cache_once(preset, server, tmp_path):
     path = download(preset("/good"))
     assert path == tmp_path / "home" / "p.bin" and path.read_bytes() == BODY
-    assert list(path.parent.iterdir()) == [path]
+    assert [each for each in path.parent.iterdir() if each.suffix != ".lock"] == [path]
     assert download(preset("/good")) == path
     assert server.seen == [("/good", None)]
 
@@ -83,7 +83,7 @@ def test_two_at_once_download_once(preset, server, tmp_path):
     with ThreadPoolExecutor(2) as threads:
         paths = list(threads.map(download, [asked] * 2))
     assert [path.read_bytes() for path in paths] == [BODY] * 2
-    assert server.seen == [("/slow", None)] and list(paths[0].parent.iterdir()) == [paths[0]]
+    assert server.seen == [("/slow", None)] and not list(tmp_path.rglob("*.part"))
 
 
 def test_a_download_is_watched_on_a_terminal(preset, monkeypatch, capsys):
@@ -128,7 +128,7 @@ def test_a_bad_download_is_named_and_leaves_nothing(preset, tmp_path, path, comp
     message = str(error.value)
     assert complaint in message and "by hand" in message
     assert str(tmp_path / "home" / "p.bin") in message
-    assert not list((tmp_path / "home").iterdir())
+    assert {each.suffix for each in (tmp_path / "home").iterdir()} <= {".lock"}
 
 
 def test_a_damaged_part_is_thrown_away_and_fetched_again(preset, tmp_path):

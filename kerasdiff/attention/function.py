@@ -43,9 +43,8 @@ def attention(
     longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
     Without a mask a fused kernel of linear memory runs instead, through Keras, where there is one:
     cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, and OpenVINO's.
-    Matrix products are in the inputs' dtype; softmax, its sums and all accumulation over chunks are
-    in float32 (float64 for float64). Queries are scaled before the product, so that float16 scores
-    overflow later.
+    Matrix products are in the inputs' dtype, but the scores' of float16 in float32; softmax, its
+    sums and all accumulation over chunks are in float32 (float64 for float64).
 
     Args:
         query: (B, Tq, H, D) floating point. All lengths are allowed.

@@ -17,7 +17,6 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr  # short, where a hostile file's own would take all memory
 
 import ml_dtypes
 import numpy as np
@@ -97,7 +96,7 @@ def _rebuild_tensor(storage, offset, shape, stride, *_):
         raise pickle.UnpicklingError("a tensor without a storage")
     numbers = (offset, *shape, *stride)
     if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(stride):
-        raise pickle.UnpicklingError(f"a tensor of shape {repr(shape)} and strides {repr(stride)}")
+        raise pickle.UnpicklingError("a tensor whose shape or strides are no whole numbers")
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     # an expanded view could claim any size: what a tensor takes must be in the file
     if math.prod(shape) and max(offset + last + 1, math.prod(shape)) > storage.size:
@@ -149,7 +148,7 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(storage, _StorageType):
             return _Placeholder()
         if not isinstance(key, str) or type(size) is not int or size < 0:
-            raise pickle.UnpicklingError(f"a storage {repr(key)} of {repr(size)} elements")
+            raise pickle.UnpicklingError("a storage without a name or a number of elements")
         return _Storage(storage.dtype, key, size)
 
 
@@ -216,9 +215,11 @@ def _state_dict(path, top):
     if not isinstance(top, dict):
         raise CheckpointError(f"{path}: holds {type(top).__name__}, not a table of tensors")
     for name, value in top.items():
-        if not isinstance(name, str) or not isinstance(value, _View):
+        if not isinstance(name, str):  # of anything else, a hostile file's, no text is made
+            raise CheckpointError(f"{path}: a name is {type(name).__name__}, not text")
+        if not isinstance(value, _View):
             raise CheckpointError(
-                f"{path}: the entry {repr(name)} is {type(value).__name__}, not a tensor"
+                f"{path}: the entry {name!r} is {type(value).__name__}, not a tensor"
             )
     return top
 

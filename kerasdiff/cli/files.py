@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from kerasdiff.cli.start import add_files_of, files_of
+from kerasdiff.cli.start import add_files_of, files_of, import_quietly
 
 INFO = """\
 examples:
@@ -71,6 +71,7 @@ def info(options):
 
 def convert(options):
     """`kerasdiff convert IN OUT`: writes a checkpoint in another layout or dtype."""
+    import_quietly()  # what is written is held against the networks first
     from kerasdiff.checkpoints.save import convert as convert_checkpoint
 
     convert_checkpoint(options.source, options.target, options.dtype, **files_of(options))

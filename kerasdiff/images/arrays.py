@@ -40,15 +40,15 @@ def in_eight_bits(image, name):
     """A PIL image with 16 bits a pixel as one with 8; Pillow itself would make most of it white.
 
     Raises:
-        ValueError: its pixels are of 32 bits, and what is white in them is not known.
+        ValueError: its pixels are of 32 bits, and do not tell what is white in them.
     """
     if not image.mode.startswith(("I", "F")):
         return image
     grey = np.asarray(image)
-    least, most = image.getextrema()
-    is_16 = least >= 0 and 255 < most < 2**16  # older Pillows open such files as mode I
-    if image.mode == "F" or (image.mode == "I" and not is_16):
-        raise ValueError(f"{name}: has pixels of 32 bits, of no known range; save it with 8 or 16")
+    # Some files of 16 bits, and all in older Pillows, open as mode I.
+    is_16 = image.mode != "F" and grey.min() >= 0 and 255 < grey.max() < 2**16
+    if image.mode in ("I", "F") and not is_16:
+        raise ValueError(f"{name}: does not tell what is white (mode {image.mode}): save it as PNG")
     return Image.fromarray(np.round(grey / 257.0).astype("uint8"))
 
 
@@ -114,16 +114,17 @@ def to_mask(mask, height, width):
     if isinstance(mask, Image.Image):
         mask = in_eight_bits(mask, "`mask`")
         _check_grey(np.asarray(mask.convert("RGB")) / 255.0)
-        grey = np.asarray(_resized(mask.convert("L"), height, width), "float32") / 255.0
+        mask = mask.convert("L")
+        if mask.getextrema()[1] == 1:
+            raise ValueError("`mask` goes to 255, where 1 is black: give it as bool, or in floats")
+        grey = np.asarray(_resized(mask, height, width), "float32") / 255.0
         return (grey >= 0.5).astype("float32")[None, ..., None]
     array = np.asarray(mask)
     array = array.astype("float32") if array.dtype == bool else array
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
-        raise ValueError(f"`mask` must have shape (H, W) or (H, W, 1), not {np.shape(mask)}")
+        raise ValueError(f"`mask` must have shape (H, W), (H, W, 1) or 3, not {np.shape(mask)}")
     if array.dtype == np.uint8:
-        if array.max() == 1:
-            raise ValueError("`mask` as uint8 goes to 255, where 1 is black: give it as bool")
         image = Image.fromarray(array if array.shape[-1] == 3 else array[..., 0])
         return to_mask(image, height, width)
     array = _unit_range(array, "mask", height, width)
