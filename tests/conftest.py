@@ -12,8 +12,8 @@ import pytest  # noqa: E402, after what frameworks read at their import
 # Files that take the longest begin first, lest one worker waits for the other in the end.
 LONGEST = (
     "test_training_killed", "test_compiled_training", "test_keras_cv_tutorials",
-    "test_export_saved_model", "test_export_parts", "test_pictures", "test_models",
-    "test_samplers_live", "test_training", "test_demo_model", "test_learnt_tokens",
+    "test_export_saved_model", "test_export_parts", "test_pictures_live", "test_models_live",
+    "test_samplers_live", "test_training", "test_demo_model_live", "test_learnt_tokens",
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def main():
 
     sys.path.append(str(Path(__file__).parent.parent / "parity"))
     from drawn_checkpoint import write_checkpoint
-    from test_pictures import theirs
+    from test_pictures_live import theirs
 
     from kerasdiff.configs import TINY
 
