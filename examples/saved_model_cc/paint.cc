@@ -113,6 +113,7 @@ int main(int argc, char** argv) try {
   Paint(argv[1], argv[2], argv[3], std::stoll(given(4, "1")), std::stoi(given(5, "10")),
         std::stof(given(6, "3")));
 } catch (const std::exception& error) {
-  std::cerr << "paint: " << error.what() << "\n";
+  const std::string message = error.what();  // TensorFlow's go on with where they arose
+  std::cerr << "paint: " << message.substr(0, message.find('\n')) << "\n";
   return 1;
 }

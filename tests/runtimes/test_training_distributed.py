@@ -56,15 +56,17 @@ def states(output):
     """Weights after two and four steps, as they were saved."""
     for step in (2, 4):
         tensors = read_safetensors(output.with_suffix("") / f"step-{step:08d}.safetensors")
-        yield np.concatenate([np.ravel(tensors[name]) for name in tensors if "model/" in name])
+        names = [name for name in tensors if name.startswith("model/")]
+        names.sort(key=lambda name: int(name.split("/")[1]))  # "model/3/..." is the fourth
+        yield np.concatenate([np.ravel(tensors[name]) for name in names])
 
 
 def test_states_hold_the_weights_of_their_step(alone):
     output, run = alone
     (early, late), last = states(output), run["weights"]
     assert len(early) == len(late) == len(last)
-    # What is left in the end are the averages, which lag behind.
-    assert 0 < np.abs(late - last).mean() < np.abs(early - last).mean() < 1e-2
+    # What is left in the end are the averages, which have hardly left where training began.
+    assert 0 < np.abs(early - last).mean() < np.abs(late - last).mean() < 1e-2
 
 
 def test_two_devices_train_as_one_does(alone, tmp_path):
