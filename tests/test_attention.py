@@ -275,7 +275,7 @@ def test_chunk_sizes_that_make_no_sense_are_named(name, size):
 
 @pytest.mark.parametrize("sizes", [{}, {"query_chunk_size": 4, "key_chunk_size": 4}], ids=str)
 def test_scores_may_leave_float16_s_range(sizes):
-    """As those of Stable Diffusion 2.1 do."""
+    """What diffusers' `upcast_attention` asks for."""
     query = np.full((1, 40, 1, 64), 100, "float16")
     key = query * np.linspace(1, 2, 40, dtype="float16")[None, :, None, None]
     value = np.arange(40, dtype="float16")[None, :, None, None] + np.zeros((1, 1, 1, 8), "float16")

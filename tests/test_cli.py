@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from cli_cases import runner, small_folder
 from PIL import Image
 
 import kerasdiff
@@ -15,29 +16,8 @@ from kerasdiff.cli import main
 pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    from dataclasses import replace
-
-    from drawn_checkpoint import CONFIG, write_checkpoint
-
-    path = tmp_path_factory.mktemp("checkpoint") / "demo"
-    write_checkpoint(path, replace(CONFIG, image_size=(64, 64)))
-    return path
-
-
-@pytest.fixture
-def run(folder, tmp_path, capsys):
-    def call(*arguments, model=folder):
-        try:
-            code = main([*arguments, "--model", str(model), "-o", str(tmp_path / "out.png")])
-        except SystemExit as stop:  # as argparse ends
-            code = stop.code
-        return code, capsys.readouterr()
-
-    return call
-
-
+folder = pytest.fixture(small_folder, scope="module")
+run = pytest.fixture(runner)
 FEW = ("--steps", "2", "--sampler", "ddim", "--seed", "5")
 
 

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn_checkpoint import CONFIG, write_checkpoint
+from cli_cases import runner, small_folder
 from PIL import Image
 
 from kerasdiff.cli import main
@@ -15,20 +14,8 @@ from kerasdiff.cli import main
 pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "model"
-    write_checkpoint(path, replace(CONFIG, image_size=(64, 64)))
-    return path
-
-
-@pytest.fixture
-def run(folder, tmp_path, capsys):
-    def call(*arguments):
-        code = main([*arguments, "--model", str(folder), "-o", str(tmp_path / "out.png")])
-        return code, capsys.readouterr()
-
-    return call
+folder = pytest.fixture(small_folder, scope="module")
+run = pytest.fixture(runner)
 
 
 def test_a_grid_of_what_the_model_draws(folder, tmp_path, capsys):

@@ -254,7 +254,7 @@ def scaled(query, scale):
 
 
 def for_scores(array):
-    """Queries or keys as their product is taken of: float16 would overflow, as in SD 2.1."""
+    """Queries or keys as their product is taken of: float16 may overflow."""
     is_short = keras.backend.standardize_dtype(array.dtype) == "float16"
     return ops.cast(array, "float32") if is_short else array
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
-from kerasdiff.checkpoints.load import MismatchError, compare, torch_shape
+from kerasdiff.checkpoints.load import MismatchError, compare, state
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
 from kerasdiff.checkpoints.tokenizers import clip_tokenizer
 from kerasdiff.clip_tokenizer import SimpleTokenizer
@@ -11,7 +11,7 @@ from kerasdiff.configs import StableDiffusionConfig
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
-from kerasdiff.layers import quantize, tensor_name, uninitialized, without_memory
+from kerasdiff.layers import quantize, uninitialized, without_memory
 from kerasdiff.layers.network import DTYPES
 from kerasdiff.layers.token_merging import check_ratio
 from kerasdiff.text_encoder import TextEncoder
@@ -75,8 +75,7 @@ def check_whole(checkpoint):
     for name, (kind, part, config_of) in _MODELS.items():
         if not name.endswith("_2") or len(config.text_encoders) > 1:
             model = without_memory(partial(kind, config_of(config)))
-            wanted = {tensor_name(variable): torch_shape(variable) for variable in model.variables}
-            shapes[part] = shapes.get(part, {}) | wanted
+            shapes[part] = shapes.get(part, {}) | state(model).shapes
     for part, wanted in shapes.items():
         tensors = checkpoint.parts[part]
         report = compare(tensors.shapes, wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kerasdiff
 from kerasdiff.cli.start import add_model, open_model, picture_size
-from kerasdiff.options import MAX_PICTURES
+from kerasdiff.options import MAX_PICTURES, Options
 
 SOME = "ddim, euler, euler_ancestral, heun, dpmpp_2m, unipc, ... (docs/samplers.md)"
 SCHEDULES = "leading, linspace, trailing (timesteps), karras, exponential (noise levels)"
@@ -165,7 +165,7 @@ def _save(pictures, targets, options, model, seed, strength):
 
     sampler = options.sampler or model.config.schedule.sampler
     scale = model.config.guidance_scale if options.guidance is None else options.guidance
-    asks_twice = scale > 1 and not model.config.diffusion_model.time_cond_dim
+    asks_twice = model.asks_twice(Options(unconditional_guidance_scale=scale))
     interval = options.guidance_interval if asks_twice else None
     for index, (target, picture) in enumerate(zip(targets, pictures, strict=True)):
         details = {
