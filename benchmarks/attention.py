@@ -46,7 +46,7 @@ def parse(arguments=None):
     parser.add_argument("--backward", action="store_true", help="output and gradients")
     parser.add_argument("--compiler", default="auto", choices=("auto", "xla", "graph"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--query-chunk", type=int, default=256)
+    parser.add_argument("--query-chunk", type=int, default=1024)
     parser.add_argument("--key-chunk", type=int, default=4096)
     parser.add_argument(
         "--plain-limit",
@@ -74,10 +74,14 @@ def drawn(case):
 
 def ours(case, form, options):
     """A function from three arrays to one that computes their attention, on tensors made once."""
+    import keras
     import tensorflow as tf
 
+    from benchmarks.process import set_up_compiler
     from kerasdiff.attention import attention
-    from kerasdiff.backend import resolve_jit_compile
+    from kerasdiff.backend import Program, resolve_jit_compile
+
+    set_up_compiler()
 
     batch, heads, length, _ = map(int, case.split("x"))
     whole = (batch * heads * length, length)  # all scores at once: the plain form
@@ -93,14 +97,14 @@ def ours(case, form, options):
             output = forward(*arrays)
         return output, tape.gradient(output, arrays)
 
-    function = tf.function(
-        backward if options.backward else forward,
-        jit_compile=resolve_jit_compile(compiler, options.dtype), autograph=False,
-    )  # fmt: skip
+    if options.backward:  # as training is compiled
+        compiled = resolve_jit_compile(compiler, options.dtype)
+        function = tf.function(backward, jit_compile=compiled, autograph=False)
+    else:
+        function = Program(forward, keras.layers.Identity(dtype=options.dtype), compiler)
 
     def prepare(arrays):
         tensors = [tf.cast(array, options.dtype) for array in arrays]
-        function.get_concrete_function(*tensors)
 
         def run():
             for each in tf.nest.flatten(function(*tensors)):

@@ -13,6 +13,7 @@ import math
 import keras
 import numpy as np
 
+from benchmarks.process import set_up_compiler
 from benchmarks.unet_step import make_inputs, medians
 from kerasdiff.backend import Program, device
 from kerasdiff.checkpoints.models import kept_in_float
@@ -62,6 +63,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
     options = parser.parse_args()
+    set_up_compiler()
     keras.utils.set_random_seed(options.seed)
     exact = DiffusionModel(SD1.diffusion_model)
     models = {name: network(*kind, exact) for name, kind in KINDS.items()}

@@ -12,6 +12,7 @@ import argparse
 import keras
 import numpy as np
 
+from benchmarks.process import set_up_compiler
 from benchmarks.unet_step import medians
 from kerasdiff import sampling
 from kerasdiff.backend import Program, device
@@ -47,6 +48,7 @@ def main():
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    set_up_compiler()
     where = f"{keras.backend.backend()} on {device()}, {options.side}x{options.side}"
     print(f"one guided step of SD 1.5, {where}\n")
     print("| dtype | XLA | first call, s | later calls, s |\n|---|---|---|---|")

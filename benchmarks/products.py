@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from benchmarks.process import set_up_compiler
 from benchmarks.unet_step import medians
 from kerasdiff.backend import Program, keep_freed_memory
 from kerasdiff.layers.products import filtered, paired
@@ -59,6 +60,7 @@ def main():
                         metavar="BxHxWxIxO", help="of 3x3")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
+    set_up_compiler()
     keep_freed_memory()  # as inside of a program that has many products
     print(f"{keras.backend.backend()}\n")
     print("| | plain, ms | other, ms | of plain | off |\n|---|---|---|---|---|")

@@ -16,6 +16,7 @@ import time
 import keras
 import numpy as np
 
+from benchmarks.process import set_up_compiler
 from kerasdiff.backend import Program, device
 from kerasdiff.checkpoints.diffusers_configs import to_json
 from kerasdiff.configs import FAMILIES
@@ -141,6 +142,7 @@ def main():
     names = ("kerasdiff", "diffusers", "openvino")
     parser.add_argument("--contenders", nargs="+", default=names, choices=names)
     options = parser.parse_args()
+    set_up_compiler()
     config = FAMILIES[options.family]
     given = make_inputs(config, options.side, options.batch)
     steps = {}

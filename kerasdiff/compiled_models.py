@@ -15,7 +15,7 @@ from kerasdiff.added_tokens import add_token, expand
 from kerasdiff.backend import (
     Program,
     for_few_calls,
-    keep_programs,
+    prepare_compiler,
     resolve_jit_compile,
     runs_one_by_one,
 )
@@ -76,7 +76,7 @@ class CompiledModels:
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         self._parts, self._programs, self._kept, self._running = {}, {}, set(), None
-        keep_programs()  # while there is no tensor yet
+        prepare_compiler()  # while there is no tensor yet
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
         factor = self.config.autoencoder.factor

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -79,6 +80,44 @@ def test_auto_follows_the_measurements(monkeypatch):
     assert backend.resolve_jit_compile("auto", "bfloat16")
     monkeypatch.setattr(compilers, "device", lambda: "gpu")
     assert backend.resolve_jit_compile("auto", "bfloat16")
+
+
+SLOW = {"avx512_bf16", "avx512_fp16", "GenuineIntel"}  # AMX hidden by a virtual machine
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_faster"),
+    [
+        (set(), False),
+        ({"avx512_bf16"}, True),
+        (SLOW, False),
+        (SLOW | {"amx_bf16"}, True),
+        (SLOW - {"avx512_fp16"}, True),
+        (SLOW - {"GenuineIntel"}, True),
+    ],
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
+)
+def test_bfloat16_counts_where_its_instructions_are_faster(monkeypatch, flags, is_faster):
+    monkeypatch.setattr(processor, "_has_one_of", lambda *names: not flags.isdisjoint(names))
+    assert processor.computes_in_bfloat16() is is_faster
+
+
+@pytest.mark.parametrize("given", ("", "--xla_cpu_max_isa=AVX2"))
+@pytest.mark.parametrize("is_wide", (True, False))
+def test_the_compiler_takes_wide_vectors_where_they_are_no_slower(monkeypatch, given, is_wide):
+    monkeypatch.setattr(compilers, "computes_by_wide_vectors", lambda: is_wide)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    backend.prepare_compiler()
+    added = "--xla_cpu_prefer_vector_width=512"
+    takes_it = is_wide and keras.backend.backend() == "tensorflow"
+    assert os.environ["XLA_FLAGS"].split() == [*given.split(), *[added] * takes_it]
+
+
+def test_the_users_own_choice_of_vectors_stays(monkeypatch):
+    monkeypatch.setattr(compilers, "computes_by_wide_vectors", lambda: True)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
+    backend.prepare_compiler()
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=128"
 
 
 @pytest.mark.parametrize("onednn", (True, False))

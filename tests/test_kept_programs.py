@@ -14,8 +14,8 @@ from kerasdiff.backend.kept_programs import forget_programs, programs_folder
 RUN = """
 import keras
 import numpy as np
-from kerasdiff.backend import Program, keep_programs
-keep_programs()
+from kerasdiff.backend import Program, prepare_compiler
+prepare_compiler()
 layer = keras.layers.Dense(8)
 layer.build((2, 4))
 layer.kernel.assign(np.arange(32.0).reshape(4, 8) / 7.0)
@@ -27,8 +27,8 @@ print(np.asarray(program(np.arange(8.0).reshape(2, 4).astype("float32"))).tobyte
 TRAIN = """
 import keras
 import numpy as np
-from kerasdiff.backend import keep_programs, training_function
-keep_programs()
+from kerasdiff.backend import prepare_compiler, training_function
+prepare_compiler()
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
 model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=JIT)
 batch = np.arange(8.0).reshape(2, 4).astype("float32"), np.ones((2, 1), "float32")
@@ -95,7 +95,7 @@ def test_the_next_process_takes_what_the_first_compiled(home, first, code, work)
     given, _ = first(code)
     written = kept(home)
     assert len(written) == 1
-    again = PROGRAMS[code].replace("keep_programs()\n", f"keep_programs()\n{work}")
+    again = PROGRAMS[code].replace("prepare_compiler()\n", f"prepare_compiler()\n{work}")
     assert answer(again) == given
     assert kept(home) == written
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from kerasdiff.attention.pieces import MASKED, chunked, for_scores, scaled, softmax, sum_dtype
 from kerasdiff.attention.spans import chunk_count
-from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python
+from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python, widen
 
 SHORT = 8
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
@@ -35,7 +35,7 @@ def without_loops():
 
 
 def attention(
-    query, key, value, mask=None, *, scale=None, query_chunk_size=256, key_chunk_size=4096
+    query, key, value, mask=None, *, scale=None, query_chunk_size=1024, key_chunk_size=4096
 ):
     """`softmax(scale * query @ key.T) @ value` for each head, exactly.
 
@@ -112,8 +112,8 @@ def _program(scale, sizes, dtype):
 
 
 def _plain(query, key, value, scale, mask=None):
-    query = scaled(query, scale)
-    query, key, value = (ops.transpose(array, (0, 2, 1, 3)) for array in (query, key, value))
+    query, dtype = scaled(query, scale), query.dtype
+    query, key, value = (ops.transpose(widen(array), (0, 2, 1, 3)) for array in (query, key, value))
     query, key = for_scores(query), for_scores(key)
     scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
     scores = ops.cast(scores, sum_dtype(query))
@@ -122,7 +122,7 @@ def _plain(query, key, value, scale, mask=None):
     output = ops.matmul(ops.cast(softmax(scores), value.dtype), value)
     if mask is not None:
         output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0)
-    return ops.transpose(output, (0, 2, 1, 3))  # (B, Tq, H, Dv)
+    return ops.cast(ops.transpose(output, (0, 2, 1, 3)), dtype)  # (B, Tq, H, Dv)
 
 
 def _in_rows(given, scale, size):

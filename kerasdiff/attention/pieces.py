@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.spans import chunk_count, chunk_span, cut, paste, repeat
+from kerasdiff.backend import HALF, widen
 
 MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
@@ -56,14 +57,14 @@ def _forward(given, scale, sizes):
 
 
 def _is_one_softmax(given, sizes):
-    """Whether a piece is final and its sums are not kept: in 16 bits alone.
+    """Whether a piece is final and its sums are not kept: where 16 bits are not widened.
 
     TensorFlow runs bfloat16 without XLA where the processor computes in it, and its softmax is
     quicker than its exponential. By XLA neither is, and the sums help the gradient.
     """
     keys = ops.shape(given["key"])[1]
-    wide = keras.backend.standardize_dtype(given["query"].dtype) in ("float32", "float64")
-    return "mask" not in given and not wide and isinstance(keys, int) and keys <= sizes[1]
+    is_half = widen(given["query"]).dtype in HALF
+    return "mask" not in given and is_half and isinstance(keys, int) and keys <= sizes[1]
 
 
 def _forward_head(scale, sizes, index, given, state):
@@ -213,7 +214,7 @@ def _take_columns(columns, given):
 def _take_head(index, given, scale):
     """One head: (T, D) out of (B, T, H, D), the query scaled; masks (Tq or 1, Tk or 1)."""
     batch, head = _unravel(index, given["query"])
-    taken = {name: array[batch, :, head] for name, array in given.items() if name != "mask"}
+    taken = {name: widen(array[batch, :, head]) for name, array in given.items() if name != "mask"}
     taken["query"] = scaled(taken["query"], scale)
     if "mask" in given:
         mask_batch, mask_heads = ops.shape(given["mask"])[:2]

@@ -1,6 +1,11 @@
 """What alone knows backends, devices and compilers apart."""
 
-from kerasdiff.backend.compilers import compiles_training, for_few_calls, resolve_jit_compile
+from kerasdiff.backend.compilers import (
+    compiles_training,
+    for_few_calls,
+    prepare_compiler,
+    resolve_jit_compile,
+)
 from kerasdiff.backend.devices import (
     check_trains,
     device,
@@ -9,15 +14,15 @@ from kerasdiff.backend.devices import (
     loops_in_python,
     runs_one_by_one,
 )
-from kerasdiff.backend.kept_programs import keep_programs
 from kerasdiff.backend.late_casts import cast_late
 from kerasdiff.backend.memory import empty, hand_over, keep_freed_memory, new_array
-from kerasdiff.backend.product_forms import Forms, forms, with_forms
+from kerasdiff.backend.product_forms import HALF, Forms, forms, widen, with_forms
 from kerasdiff.backend.programs import Program
 from kerasdiff.backend.shared_traces import call_shared
 from kerasdiff.backend.training import training_function
 
 __all__ = [
+    "HALF",
     "Forms",
     "Program",
     "call_shared",
@@ -32,11 +37,12 @@ __all__ = [
     "hand_over",
     "join_processes",
     "keep_freed_memory",
-    "keep_programs",
     "loops_in_python",
     "new_array",
+    "prepare_compiler",
     "resolve_jit_compile",
     "runs_one_by_one",
     "training_function",
+    "widen",
     "with_forms",
 ]

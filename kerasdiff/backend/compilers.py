@@ -1,9 +1,33 @@
-"""Which compiler takes what."""
+"""Which compiler takes what, and how it is set up."""
+
+import os
 
 import keras
 
 from kerasdiff.backend.devices import device
-from kerasdiff.backend.processor import computes_by_onednn, computes_in_bfloat16
+from kerasdiff.backend.kept_programs import keep_programs
+from kerasdiff.backend.processor import (
+    computes_by_onednn,
+    computes_by_wide_vectors,
+    computes_in_bfloat16,
+)
+
+
+def prepare_compiler():
+    """Has XLA use the processor's widest vectors and keep its programs, for the whole process.
+
+    It must come before the first tensor or question about devices: options are read then. What the
+    environment says already stays. A step of SD 1.5's size took 0.95 of the time by vectors of 512
+    bits, attention 0.92.
+
+    Returns:
+        The folder of programs, or None; see `keep_programs`.
+    """
+    option, flags = "--xla_cpu_prefer_vector_width", os.environ.get("XLA_FLAGS", "")
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if is_tensorflow and option not in flags and computes_by_wide_vectors():
+        os.environ["XLA_FLAGS"] = f"{flags} {option}=512".strip()
+    return keep_programs()
 
 
 def resolve_jit_compile(jit_compile, dtype):

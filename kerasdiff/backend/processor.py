@@ -5,8 +5,23 @@ from pathlib import Path
 
 
 def computes_in_bfloat16():
-    """Whether it has instructions for bfloat16."""
-    return _has_one_of("avx512_bf16", "amx_bf16")
+    """Whether it has instructions for bfloat16 that are faster than float32's.
+
+    Intel's AVX-512 has not, where AMX came beside it (with Sapphire Rapids, as `avx512_fp16` did):
+    170 GFLOP/s and 285 by oneDNN on two cores, and a virtual machine may hide AMX.
+    """
+    if _has_one_of("amx_bf16"):
+        return True
+    is_slow = _has_one_of("GenuineIntel") and _has_one_of("avx512_fp16")
+    return _has_one_of("avx512_bf16") and not is_slow
+
+
+def computes_by_wide_vectors():
+    """Whether vectors of 512 bits are no slower a piece than those of 256, which XLA prefers.
+
+    They were on the first processors that had them, which took their clock down.
+    """
+    return _has_one_of("avx512_bf16")
 
 
 def computes_by_onednn():

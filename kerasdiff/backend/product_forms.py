@@ -17,6 +17,8 @@ class Forms(NamedTuple):
     widened: bool = False
 
 
+HALF = ("bfloat16", "float16")
+
 _PLAIN = Forms()
 _FORMS = ContextVar("forms", default=_PLAIN)
 
@@ -34,6 +36,12 @@ def with_forms(allowed):
 def forms():
     """The `Forms` that what is traced here may take."""
     return _FORMS.get()
+
+
+def widen(x):
+    """What products are computed of: 16 bits in float32, where XLA would do so by itself."""
+    is_half = keras.backend.standardize_dtype(x.dtype) in HALF
+    return keras.ops.cast(x, "float32") if forms().widened and is_half else x
 
 
 def faster_forms():

@@ -12,9 +12,9 @@ def import_quietly():
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # it is written past Python, to the file descriptor
     try:
-        from kerasdiff.backend import device, keep_programs
+        from kerasdiff.backend import device, prepare_compiler
 
-        keep_programs()  # before anything else: it is too late once a device is known
+        prepare_compiler()  # before anything else: it is too late once a device is known
         device()
     except ModuleNotFoundError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")

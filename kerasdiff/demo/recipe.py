@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kerasdiff.backend import compiles_training, device, keep_freed_memory, keep_programs
+from kerasdiff.backend import compiles_training, device, keep_freed_memory, prepare_compiler
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.save import save_folder
 from kerasdiff.checkpoints.tensors import Tensors
@@ -249,7 +249,7 @@ def main():
     if (folder / "demo").exists():
         parser.error(f"{folder / 'demo'} is there already: move it away to make it anew")
     folder.mkdir(parents=True, exist_ok=True)
-    keep_programs()
+    prepare_compiler()
     keep_freed_memory()
     if given.again:
         model = StableDiffusion.from_preset(given.again)

@@ -3,10 +3,9 @@
 import keras
 from keras import ops
 
-from kerasdiff.backend import call_shared, device
+from kerasdiff.backend import call_shared, device, widen
 from kerasdiff.layers.basic import Dense, PaddedConv2D
 from kerasdiff.layers.norms import GroupNorm
-from kerasdiff.layers.products import widen
 
 
 class Composite(keras.layers.Layer):

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import cast_late
-from kerasdiff.layers.products import HALF, widen
+from kerasdiff.backend import HALF, cast_late, widen
 from kerasdiff.layers.variables import initializer
 
 LARGEST = 127

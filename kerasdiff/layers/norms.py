@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.layers.products import HALF
+from kerasdiff.backend import HALF
 
 PARTS = 16
 """Of a picture's pixels, whose sums a GroupNorm takes one by one."""

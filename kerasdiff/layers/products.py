@@ -21,18 +21,11 @@ FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
 FEWEST_PIXELS, FEWEST_CHANNELS = 256, 128
 """From so many on `filtered` is faster: mixing rows of pixels and of the kernel takes time too."""
 
-HALF = ("bfloat16", "float16")
-
 MOST_NUMBERS = 2**24
 """From so many on, 64 MiB, a picture is convolved plainly: the loop's copies would set the peak.
 
 A decoder of 512x512 without tiles took 1.3 GiB more.
 """
-
-
-def widen(x):
-    """What products are computed of: 16 bits in float32, where XLA would do so by itself."""
-    return ops.cast(x, "float32") if forms().widened and x.dtype in HALF else x
 
 
 def matmul(x, kernel):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import keras
 
-from kerasdiff.backend import compiles_training, keep_freed_memory, keep_programs
+from kerasdiff.backend import compiles_training, keep_freed_memory, prepare_compiler
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.checkpoints.save import check_vocabularies
 from kerasdiff.options import options_of
@@ -121,7 +121,7 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     """
     settings = plan.settings
     check_record(settings.folder, settings, plan.source)
-    keep_programs()
+    prepare_compiler()
     keep_freed_memory()
     keras.utils.set_random_seed(settings.seed)
     networks, trainer, source, draw = _MAKERS[settings.kind](plan)
