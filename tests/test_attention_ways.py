@@ -1,5 +1,6 @@
 """Attention's other ways: a device's fused kernel, and graphs without loops."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +8,7 @@ from attention_oracle import naive_attention, problem
 from keras import ops
 
 from kerasdiff.attention import attention, function, without_loops
+from kerasdiff.backend import Program
 
 
 @pytest.mark.parametrize("sizes", ((1, 64, 77, 3, 8, 8), (2, 31, 37, 2, 4, 5)), ids=str)
@@ -103,3 +105,24 @@ def test_many_pieces_outside_of_a_program_are_one(masked, monkeypatch):
         total = attention(*given, mask if masked else None, **sizes) * tf.cos(tf.range(5.0))
     for got, expected in zip(gradients, tape.gradient(total, given), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+@pytest.mark.parametrize("chunks", ((1024, 4096), (4, 16), (4, 64)), ids=str)
+@pytest.mark.parametrize("masked", (False, True))
+def test_by_xla_sixteen_bits_are_rounded_at_the_end_alone(dtype, chunks, masked):
+    """Where XLA would compute their products in float32 anyway: on processors."""
+    *arrays, mask, _ = problem(2, 33, 40, 2, 8, 8)
+    arrays = [ops.cast(array, dtype) for array in arrays]
+    sizes = dict(zip(("query_chunk_size", "key_chunk_size"), chunks, strict=True))
+
+    def run(*given):
+        return attention(*given, mask if masked else None, **sizes)
+
+    got = Program(run, keras.layers.Identity(dtype=dtype), True)(*arrays)
+    assert keras.backend.standardize_dtype(got.dtype) == dtype
+    exact = (ops.convert_to_numpy(ops.cast(array, "float64")) for array in arrays)
+    wanted = naive_attention(*exact, mask if masked else None)
+    last_bit = {"bfloat16": 2**-7, "float16": 2**-10}[dtype]
+    got = ops.convert_to_numpy(ops.cast(got, "float64"))
+    np.testing.assert_allclose(got, wanted, rtol=0.51 * last_bit, atol=1e-6)

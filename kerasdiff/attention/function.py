@@ -112,9 +112,9 @@ def _program(scale, sizes, dtype):
 
 
 def _plain(query, key, value, scale, mask=None):
-    query, dtype = scaled(query, scale), query.dtype
+    dtype = query.dtype
     query, key, value = (ops.transpose(widen(array), (0, 2, 1, 3)) for array in (query, key, value))
-    query, key = for_scores(query), for_scores(key)
+    query, key = for_scores(scaled(query, scale)), for_scores(key)
     scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
     scores = ops.cast(scores, sum_dtype(query))
     if mask is not None:
