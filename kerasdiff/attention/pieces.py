@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.spans import chunk_count, chunk_span, cut, paste, repeat
-from kerasdiff.backend import HALF, widen
+from kerasdiff.backend import HALF, packed, unpacked, widen
 
 MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
@@ -53,7 +53,7 @@ def _forward(given, scale, sizes):
     state = {"output": ops.zeros((*outer, value.shape[-1]), query.dtype)}
     if not _is_one_softmax(given, sizes):
         state["log_sum"] = ops.zeros((*outer, 1), sum_dtype(query))
-    return repeat(outer[0] * outer[2], partial(_forward_head, scale, sizes), given, state)
+    return _over_heads(partial(_forward_head, sizes), given, state, scale)
 
 
 def _is_one_softmax(given, sizes):
@@ -67,15 +67,11 @@ def _is_one_softmax(given, sizes):
     return "mask" not in given and is_half and isinstance(keys, int) and keys <= sizes[1]
 
 
-def _forward_head(scale, sizes, index, given, state):
-    head = _take_head(index, given, scale)
+def _forward_head(sizes, head, widths):
     head["key_across"] = ops.transpose(head.pop("key"))
-    queries = ops.shape(head["query"])[0]
-    found = {
-        name: ops.zeros((queries, array.shape[-1]), array.dtype) for name, array in state.items()
-    }
-    found = repeat(chunk_count(queries, sizes[0]), partial(_forward_rows, sizes), head, found)
-    return _put_head(index, state, found)
+    queries, dtype = ops.shape(head["query"])[0], sum_dtype(head["query"])
+    found = {name: ops.zeros((queries, width), dtype) for name, width in widths.items()}
+    return repeat(chunk_count(queries, sizes[0]), partial(_forward_rows, sizes), head, found)
 
 
 def _forward_rows(sizes, index, head, state):
@@ -122,22 +118,19 @@ def _backward(kept, scale, sizes):
         parts = min(8, sizes[1])
         sizes = (max(1, parts // 2) * sizes[0], sizes[1] // parts)
     state = {name: ops.zeros_like(kept[name]) for name in ("query", "key", "value")}
-    batch, _, heads, _ = ops.shape(kept["query"])
-    return repeat(batch * heads, partial(_backward_head, scale, sizes), kept, state)
+    return _over_heads(partial(_backward_head, scale, sizes), kept, state, scale)
 
 
-def _backward_head(scale, sizes, index, kept, state):
-    head = _take_head(index, kept, scale)
+def _backward_head(scale, sizes, head, widths):
     dtype = sum_dtype(head["query"])
-    found = {name: ops.zeros_like(head[name], dtype=dtype) for name in state}
+    found = {name: ops.zeros_like(head[name], dtype=dtype) for name in widths}
     upstream, output = (ops.cast(x, dtype) for x in (head["upstream"], head.pop("output")))
     head["centre"] = ops.sum(upstream * output, axis=-1, keepdims=True)  # (Tq, 1)
     for name in ("key", "value"):
         head[f"{name}_across"] = ops.transpose(head[name])  # (D, Tk)
     count = chunk_count(ops.shape(head["key"])[0], sizes[1])
     found = repeat(count, partial(_backward_columns, sizes), head, found)
-    found["query"] = found["query"] * scale
-    return _put_head(index, state, found)
+    return found | {"query": found["query"] * scale}
 
 
 def _backward_columns(sizes, index, head, state):
@@ -211,10 +204,35 @@ def _take_columns(columns, given):
     }
 
 
-def _take_head(index, given, scale):
-    """One head: (T, D) out of (B, T, H, D), the query scaled; masks (Tq or 1, Tk or 1)."""
-    batch, head = _unravel(index, given["query"])
-    taken = {name: widen(array[batch, :, head]) for name, array in given.items() if name != "mask"}
+def _over_heads(visit, given, state, scale):
+    """Fills the arrays (B, T, H, D) of `state` with what `visit(head, widths)` finds for each head.
+
+    Args:
+        visit: takes one head of `given`, its arrays (T, D), the query scaled, masks (Tq or 1,
+            Tk or 1), and the last sizes of `state`; returns arrays (T, D).
+    """
+    dtypes = {name: array.dtype for name, array in (given | state).items()}
+    widths = {name: array.shape[-1] for name, array in state.items()}
+    batch, _, heads, _ = ops.shape(given["query"])
+
+    def visit_head(index, given, state):
+        heads = ops.shape(given["query"])[2]
+        place = index // heads, index % heads
+        found = visit(_take_head(place, given, dtypes, scale), widths)
+        return {name: _put_head(place, state[name], found[name], dtypes[name]) for name in state}
+
+    given, state = ({name: packed(array) for name, array in x.items()} for x in (given, state))
+    state = repeat(batch * heads, visit_head, given, state)
+    return {name: unpacked(array, dtypes[name]) for name, array in state.items()}
+
+
+def _take_head(place, given, dtypes, scale):
+    batch, head = place
+    taken = {
+        name: widen(unpacked(array[batch, :, head], dtypes[name]))
+        for name, array in given.items()
+        if name != "mask"
+    }
     taken["query"] = scaled(taken["query"], scale)
     if "mask" in given:
         mask_batch, mask_heads = ops.shape(given["mask"])[:2]
@@ -223,20 +241,10 @@ def _take_head(index, given, scale):
     return taken
 
 
-def _put_head(index, state, found):
-    """The arrays (B, T, H, D) of `state` with (T, D) of `found` put where `_take_head` takes."""
-    batch, head = _unravel(index, next(iter(state.values())))
-    return {
-        name: ops.slice_update(
-            array, (batch, 0, head, 0), ops.cast(found[name], array.dtype)[None, :, None]
-        )
-        for name, array in state.items()
-    }
-
-
-def _unravel(index, array):
-    heads = ops.shape(array)[2]
-    return index // heads, index % heads
+def _put_head(place, array, found, dtype):
+    batch, head = place
+    found = packed(ops.cast(found, dtype))[None, :, None]  # (T, D) -> (1, T, 1, D)
+    return ops.slice_update(array, (batch, 0, head, 0), found)
 
 
 def _matmul(left, right):

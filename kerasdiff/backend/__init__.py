@@ -16,7 +16,15 @@ from kerasdiff.backend.devices import (
 )
 from kerasdiff.backend.late_casts import cast_late
 from kerasdiff.backend.memory import empty, hand_over, keep_freed_memory, new_array
-from kerasdiff.backend.product_forms import HALF, Forms, forms, widen, with_forms
+from kerasdiff.backend.product_forms import (
+    HALF,
+    Forms,
+    forms,
+    packed,
+    unpacked,
+    widen,
+    with_forms,
+)
 from kerasdiff.backend.programs import Program
 from kerasdiff.backend.shared_traces import call_shared
 from kerasdiff.backend.training import training_function
@@ -39,10 +47,12 @@ __all__ = [
     "keep_freed_memory",
     "loops_in_python",
     "new_array",
+    "packed",
     "prepare_compiler",
     "resolve_jit_compile",
     "runs_one_by_one",
     "training_function",
+    "unpacked",
     "widen",
     "with_forms",
 ]

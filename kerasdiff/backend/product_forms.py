@@ -40,8 +40,24 @@ def forms():
 
 def widen(x):
     """What products are computed of: 16 bits in float32, where XLA would do so by itself."""
-    is_half = keras.backend.standardize_dtype(x.dtype) in HALF
-    return keras.ops.cast(x, "float32") if forms().widened and is_half else x
+    return keras.ops.cast(x, "float32") if _is_widened(x.dtype) else x
+
+
+def _is_widened(dtype):
+    return forms().widened and keras.backend.standardize_dtype(dtype) in HALF
+
+
+def packed(x):
+    """What a loop takes parts of: 16 bits as whole numbers, where `widen` is for the parts.
+
+    Else XLA widens all of it, ahead of the loop.
+    """
+    return keras.ops.view(x, "int16") if _is_widened(x.dtype) else x
+
+
+def unpacked(x, dtype):
+    """What was `packed`, or a part of it, in the dtype that it had."""
+    return keras.ops.view(x, dtype) if _is_widened(dtype) else x
 
 
 def faster_forms():
