@@ -178,8 +178,8 @@ def apart(what, case, forms, options):
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if what == "memory":
         # Fixed: else the allocator keeps blocks that it has seen freed, and hides them. So does
-        # TensorFlow's for oneDNN, with which XLA's programs have nothing to do.
-        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "TF_ENABLE_ONEDNN_OPTS": "0"}
+        # TensorFlow's own.
+        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     return None if result.returncode else json.loads(result.stdout.splitlines()[-1])
 

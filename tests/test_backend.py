@@ -102,22 +102,35 @@ def test_bfloat16_counts_where_its_instructions_are_faster(monkeypatch, flags, i
     assert processor.computes_in_bfloat16() is is_faster
 
 
-@pytest.mark.parametrize("given", ("", "--xla_cpu_max_isa=AVX2"))
+WIDE = "--xla_cpu_prefer_vector_width"
+AHEAD = "--xla_disable_hlo_passes"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
+@pytest.mark.parametrize("given", ("", f"{WIDE}=128", f"{AHEAD}=dce --xla_cpu_max_isa=AVX2"))
 @pytest.mark.parametrize("is_wide", (True, False))
-def test_the_compiler_takes_wide_vectors_where_they_are_no_slower(monkeypatch, given, is_wide):
+def test_the_compiler_is_set_up_but_for_what_the_user_chose(monkeypatch, given, is_wide):
     monkeypatch.setattr(compilers, "computes_by_wide_vectors", lambda: is_wide)
     monkeypatch.setenv("XLA_FLAGS", given)
-    backend.prepare_compiler()
-    added = "--xla_cpu_prefer_vector_width=512"
-    takes_it = is_wide and keras.backend.backend() == "tensorflow"
-    assert os.environ["XLA_FLAGS"].split() == [*given.split(), *[added] * takes_it]
+    monkeypatch.setenv("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "0")
+    for _ in range(2):
+        backend.prepare_compiler()
+    found = dict(option.split("=") for option in os.environ["XLA_FLAGS"].split())
+    assert len(found) == len(os.environ["XLA_FLAGS"].split())
+    ours = {AHEAD: "while-loop-invariant-code-motion"} | ({WIDE: "512"} if is_wide else {})
+    assert found == ours | dict(option.split("=") for option in given.split())
+    assert os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] == "0"
 
 
-def test_the_users_own_choice_of_vectors_stays(monkeypatch):
-    monkeypatch.setattr(compilers, "computes_by_wide_vectors", lambda: True)
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
+@pytest.mark.parametrize("in_bfloat16", (True, False))
+def test_tensorflow_pools_memory_only_where_graphs_are_faster(monkeypatch, in_bfloat16):
+    name = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
+    monkeypatch.setattr(compilers, "computes_in_bfloat16", lambda: in_bfloat16)
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)  # and again afterwards
     backend.prepare_compiler()
-    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=128"
+    assert os.environ.get(name) == (None if in_bfloat16 else "1")
 
 
 @pytest.mark.parametrize("onednn", (True, False))
