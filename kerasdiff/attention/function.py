@@ -11,7 +11,7 @@ from kerasdiff.attention.pieces import MASKED, chunked, for_scores, scaled, soft
 from kerasdiff.attention.spans import chunk_count
 from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python, widen
 
-SHORT = 8
+SHORT = 2
 """Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
 
 MANY = 64

@@ -7,8 +7,8 @@ from pathlib import Path
 def computes_in_bfloat16():
     """Whether it has instructions for bfloat16 that are faster than float32's.
 
-    Intel's AVX-512 has not, where AMX came beside it (with Sapphire Rapids, as `avx512_fp16` did):
-    170 GFLOP/s and 285 by oneDNN on two cores, and a virtual machine may hide AMX.
+    Intel's of AVX-512 are slower since Sapphire Rapids, where AMX is meant to be used instead; but
+    a virtual machine may hide it. `benchmarks.jit_compile` tells.
     """
     if _has_one_of("amx_bf16"):
         return True
