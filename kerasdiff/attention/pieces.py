@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.spans import chunk_count, chunk_span, cut, paste, repeat
-from kerasdiff.backend import HALF, packed, unpacked, widen
+from kerasdiff.backend import HALF, forms, packed, unpacked, widen
 
 MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
@@ -63,8 +63,9 @@ def _is_one_softmax(given, sizes):
     quicker than its exponential. By XLA neither is, and the sums help the gradient.
     """
     keys = ops.shape(given["key"])[1]
-    is_half = widen(given["query"]).dtype in HALF
-    return "mask" not in given and is_half and isinstance(keys, int) and keys <= sizes[1]
+    is_half = keras.backend.standardize_dtype(given["query"].dtype) in HALF
+    stays = is_half and not forms().widened
+    return "mask" not in given and stays and isinstance(keys, int) and keys <= sizes[1]
 
 
 def _forward_head(sizes, head, widths):
@@ -213,7 +214,7 @@ def _over_heads(visit, given, state, scale):
     """
     dtypes = {name: array.dtype for name, array in (given | state).items()}
     widths = {name: array.shape[-1] for name, array in state.items()}
-    batch, _, heads, _ = ops.shape(given["query"])
+    batch, _, count, _ = ops.shape(given["query"])
 
     def visit_head(index, given, state):
         heads = ops.shape(given["query"])[2]
@@ -222,7 +223,7 @@ def _over_heads(visit, given, state, scale):
         return {name: _put_head(place, state[name], found[name], dtypes[name]) for name in state}
 
     given, state = ({name: packed(array) for name, array in x.items()} for x in (given, state))
-    state = repeat(batch * heads, visit_head, given, state)
+    state = repeat(batch * count, visit_head, given, state)
     return {name: unpacked(array, dtypes[name]) for name, array in state.items()}
 
 
