@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.spans import chunk_count, chunk_span, cut, paste, repeat
-from kerasdiff.backend import HALF, forms, packed, unpacked, widen
+from kerasdiff.backend import HALF, forms, widen
 
 MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
@@ -212,28 +212,21 @@ def _over_heads(visit, given, state, scale):
         visit: takes one head of `given`, its arrays (T, D), the query scaled, masks (Tq or 1,
             Tk or 1), and the last sizes of `state`; returns arrays (T, D).
     """
-    dtypes = {name: array.dtype for name, array in (given | state).items()}
     widths = {name: array.shape[-1] for name, array in state.items()}
     batch, _, count, _ = ops.shape(given["query"])
 
     def visit_head(index, given, state):
         heads = ops.shape(given["query"])[2]
         place = index // heads, index % heads
-        found = visit(_take_head(place, given, dtypes, scale), widths)
-        return {name: _put_head(place, state[name], found[name], dtypes[name]) for name in state}
+        found = visit(_take_head(place, given, scale), widths)
+        return {name: _put_head(place, state[name], found[name]) for name in state}
 
-    given, state = ({name: packed(array) for name, array in x.items()} for x in (given, state))
-    state = repeat(batch * count, visit_head, given, state)
-    return {name: unpacked(array, dtypes[name]) for name, array in state.items()}
+    return repeat(batch * count, visit_head, given, state)
 
 
-def _take_head(place, given, dtypes, scale):
+def _take_head(place, given, scale):
     batch, head = place
-    taken = {
-        name: widen(unpacked(array[batch, :, head], dtypes[name]))
-        for name, array in given.items()
-        if name != "mask"
-    }
+    taken = {name: widen(array[batch, :, head]) for name, array in given.items() if name != "mask"}
     taken["query"] = scaled(taken["query"], scale)
     if "mask" in given:
         mask_batch, mask_heads = ops.shape(given["mask"])[:2]
@@ -242,9 +235,9 @@ def _take_head(place, given, dtypes, scale):
     return taken
 
 
-def _put_head(place, array, found, dtype):
+def _put_head(place, array, found):
     batch, head = place
-    found = packed(ops.cast(found, dtype))[None, :, None]  # (T, D) -> (1, T, 1, D)
+    found = ops.cast(found, array.dtype)[None, :, None]  # (T, D) -> (1, T, 1, D)
     return ops.slice_update(array, (batch, 0, head, 0), found)
 
 

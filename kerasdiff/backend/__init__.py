@@ -20,8 +20,6 @@ from kerasdiff.backend.product_forms import (
     HALF,
     Forms,
     forms,
-    packed,
-    unpacked,
     widen,
     with_forms,
 )
@@ -47,12 +45,10 @@ __all__ = [
     "keep_freed_memory",
     "loops_in_python",
     "new_array",
-    "packed",
     "prepare_compiler",
     "resolve_jit_compile",
     "runs_one_by_one",
     "training_function",
-    "unpacked",
     "widen",
     "with_forms",
 ]

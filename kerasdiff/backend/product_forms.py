@@ -47,19 +47,6 @@ def _is_widened(dtype):
     return forms().widened and keras.backend.standardize_dtype(dtype) in HALF
 
 
-def packed(x):
-    """What a loop takes parts of: 16 bits as whole numbers, where `widen` is for the parts.
-
-    Else XLA widens all of it, ahead of the loop.
-    """
-    return keras.ops.view(x, "int16") if _is_widened(x.dtype) else x
-
-
-def unpacked(x, dtype):
-    """What was `packed`, or a part of it, in the dtype that it had."""
-    return keras.ops.view(x, dtype) if _is_widened(dtype) else x
-
-
 def faster_forms():
     """What XLA computes faster on processors; JAX's has another way with matrices."""
     name, on_processor = keras.backend.backend(), device() == "cpu"
