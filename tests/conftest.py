@@ -9,6 +9,12 @@ os.environ.setdefault("KERASDIFF_KEEP_PROGRAMS", "0")  # a test leaves nothing i
 
 import pytest  # noqa: E402, after what frameworks read at their import
 
+from kerasdiff.backend import prepare_compiler  # noqa: E402
+
+# XLA reads its options once, and a test's child processes inherit those of the environment: set in
+# the midst of a suite they would round otherwise than the test that expects the same bits.
+prepare_compiler()
+
 # Files that take the longest begin first, lest one worker waits for the other in the end.
 LONGEST = (
     "test_training_killed", "test_compiled_training", "test_keras_cv_tutorials",
