@@ -124,11 +124,20 @@ def test_a_folder_of_the_user_s_own_stays(home, monkeypatch):
     assert not (home / "programs").exists()
 
 
-def test_compilers_and_processors_are_kept_apart(home, monkeypatch):
-    one, other = programs_folder("xla-1"), programs_folder("xla-2")
-    assert one != other
+def test_compilers_options_and_processors_are_kept_apart(home, monkeypatch):
+    folders = [programs_folder("xla-1"), programs_folder("xla-2")]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
+    folders.append(programs_folder("xla-1"))
     monkeypatch.setattr(kept_programs.platform, "machine", lambda: "another")
-    assert programs_folder("xla-1") not in (one, other)
+    folders.append(programs_folder("xla-1"))
+    assert len(set(folders)) == 4
+
+
+def test_a_program_of_other_options_is_not_taken(home, first, monkeypatch):
+    first("picture")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    answer()
+    assert len(list((home / "programs").iterdir())) == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX permissions")

@@ -1,8 +1,8 @@
 """Where compiled programs are kept between runs, so that the second run starts at once.
 
 Weights are a program's inputs: what is kept are instructions alone, some megabytes a program, good
-for one version of the compiler and one kind of processor, and kept apart by both. They run as you:
-a folder that others may write to is not used.
+for one version of the compiler, its options and one kind of processor, and kept apart by all three.
+They run as you: a folder that others may write to is not used.
 """
 
 import functools
@@ -62,7 +62,7 @@ def programs_folder(compiler):
     """
     if os.environ.get(SWITCH) == "0":
         return None
-    folder = cache_folder() / "programs" / f"{compiler}-{_processor()}"
+    folder = cache_folder() / "programs" / f"{compiler}-{_conditions()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_yours(folder) or shutil.disk_usage(folder).free < LARGEST:
@@ -97,10 +97,11 @@ def _forget_oldest(folder, largest):
         size -= status.st_size
 
 
-def _processor():
-    """A word for what this processor can do: programs use all of its instructions."""
+def _conditions():
+    """A word for XLA's options, and for what this processor can do: programs use all of it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    known = f"{platform.machine()} {platform.processor()} {flags}"
+    options = os.environ.get("XLA_FLAGS", "")  # no part of TensorFlow's own names for programs
+    known = f"{platform.machine()} {platform.processor()} {flags} {options}"
     return hashlib.sha256(known.encode()).hexdigest()[:12]
