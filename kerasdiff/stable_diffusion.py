@@ -30,8 +30,8 @@ class StableDiffusion(CompiledModels):
     Args:
         img_height, img_width: default picture size in pixels, multiples of the autoencoder's
             factor (8); None takes the checkpoint's.
-        jit_compile: True (XLA), False, or "auto": what was measured to be faster for this kind of
-            device and dtype.
+        jit_compile: True (XLA), False, or "auto": what is faster on this kind of device and in
+            this dtype, see `backend.resolve_jit_compile`.
         checkpoint: a preset's name, a file or a folder (see `from_preset`), or a
             `StableDiffusionConfig`, whose networks then start untrained.
         dtype: of the networks: "float32", "bfloat16" or "float16". Latents, guidance and the
@@ -248,7 +248,7 @@ class StableDiffusion(CompiledModels):
         drawn = (table, partial(start.draw, streams, shape))
         if image is None:
             if paints:
-                raise ValueError("this checkpoint is for inpainting: call `inpaint`")
+                raise ValueError("this checkpoint is for inpainting: use `inpaint`")
             return partial(start.prepare, *drawn, noise)
         image = images.to_float(image, height, width)
         if len(image) not in (1, count):
@@ -259,7 +259,7 @@ class StableDiffusion(CompiledModels):
             drawn = (*drawn, mask, factor, paints, table.initial_signal == 0.0)
             return partial(start.prepare_inpainting, *drawn, noise)
         if paints:
-            raise ValueError("this checkpoint is for inpainting: call `inpaint` with a mask")
+            raise ValueError("this checkpoint is for inpainting: use `inpaint`")
         return partial(start.prepare_from_image, *drawn, noise)
 
     def _negative(self, negative_prompt, texts, count):

@@ -114,7 +114,7 @@ def test_the_compiler_is_set_up_but_for_what_the_user_chose(monkeypatch, given, 
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setenv("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "0")
     for _ in range(2):
-        backend.prepare_compiler()
+        backend.prepare_compiler(has_pool=False)
     found = dict(option.split("=") for option in os.environ["XLA_FLAGS"].split())
     assert len(found) == len(os.environ["XLA_FLAGS"].split())
     ours = {AHEAD: "while-loop-invariant-code-motion"} | ({WIDE: "512"} if is_wide else {})
@@ -122,15 +122,24 @@ def test_the_compiler_is_set_up_but_for_what_the_user_chose(monkeypatch, given, 
     assert os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] == "0"
 
 
+def test_a_file_of_options_stays_what_it_is(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "options.txt")
+    backend.prepare_compiler()
+    assert os.environ["XLA_FLAGS"] == "options.txt"
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
 @pytest.mark.parametrize("in_bfloat16", (True, False))
-def test_tensorflow_pools_memory_only_where_graphs_are_faster(monkeypatch, in_bfloat16):
+@pytest.mark.parametrize("has_pool", (True, False))
+def test_tensorflow_s_pool_is_given_up_where_asked_and_where_graphs_do_not_compute(
+    monkeypatch, has_pool, in_bfloat16
+):
     name = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
     monkeypatch.setattr(compilers, "computes_in_bfloat16", lambda: in_bfloat16)
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)  # and again afterwards
-    backend.prepare_compiler()
-    assert os.environ.get(name) == (None if in_bfloat16 else "1")
+    backend.prepare_compiler(has_pool)
+    assert os.environ.get(name) == (None if has_pool or in_bfloat16 else "1")
 
 
 @pytest.mark.parametrize("onednn", (True, False))

@@ -93,25 +93,25 @@ def test_economies_reach_the_model(run, tmp_path):
 
 
 BAD = {
-    "a size that does not fit": (["--size", "100x64"], "`img_width` must be a multiple of 8"),
-    "no steps": (["--steps", "0"], "num_steps"),
-    "absurd steps": (["--steps", "100000"], "num_steps"),
+    "a size that does not fit": (["--size", "100x64"], "--size must be a multiple of 8"),
+    "no steps": (["--steps", "0"], "--steps must be"),
+    "absurd steps": (["--steps", "100000"], "--steps must be"),
     "an unknown sampler": (["--sampler", "magic"], "magic"),
-    "an unknown schedule": (["--schedule", "magic"], "`schedule` must be one of leading"),
-    "a negative seed": (["--seed", "-1"], "`seed` must be"),
+    "an unknown schedule": (["--schedule", "magic"], "--schedule must be one of leading"),
+    "a negative seed": (["--seed", "-1"], "--seed must be"),
     "no pictures": (["--batch", "0"], "--batch must be from 1"),
     "absurdly many pictures": (["--batch", "100000000"], "--batch must be from 1"),
-    "a size of nothing": (["--size", "0x0"], "`img_height` must be a positive"),
+    "a size of nothing": (["--size", "0x0"], "--size must be a positive"),
     "an option that is no number": (["--steps", "many"], "--steps: invalid int value: 'many'"),
     "an unknown option": (["--stepz", "3"], "--stepz"),
     "an unknown dtype": (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
     "a missing picture": (["--init", "nowhere.png"], "nowhere.png: cannot be read"),
-    "guidance that is no number": (["--guidance", "nan"], "unconditional_guidance_scale"),
+    "guidance that is no number": (["--guidance", "nan"], "--guidance must be"),
     "eta where it means nothing": (["--sampler", "euler", "--eta", "0.5"], "eta"),
     "a mask without a picture": (["--mask", "mask.png"], "--mask needs --init"),
     "an overlay without a mask": (["--overlay"], "--overlay needs --mask"),
-    "a tile that does not fit": (["--tile", "30"], "`tile` must be a positive multiple of 8"),
-    "guidance between nothing": (["--guidance-interval", "2", "1"], "`guidance_interval`"),
+    "a tile that does not fit": (["--tile", "30"], "--tile must be a positive multiple of 8"),
+    "guidance between nothing": (["--guidance-interval", "2", "1"], "--guidance-interval"),
     "strength without a picture": (["--strength", "0.5"], "--strength needs --init"),
 }
 
@@ -123,6 +123,11 @@ def test_bad_input_is_one_clear_line(run, tmp_path, arguments, message):
     assert said.err.startswith("kerasdiff: error: ") and said.err.count("\n") == 1
     assert message in said.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_autoencoder_alone_is_refused_before_it_is_downloaded(capsys):
+    assert main(["a house", "--model", "sd-vae-ft-mse"]) == 2
+    assert "an autoencoder alone: give it as --vae, beside a whole" in capsys.readouterr().err
 
 
 def test_memory_that_runs_out_is_one_clear_line(run, tmp_path, monkeypatch):
@@ -218,6 +223,9 @@ def test_presets_say_what_their_network_predicts(folder, tmp_path, capsys, monke
     assert main(["info", str(tmp_path / file)]) == main(["info", "sd-v2-1"]) == 0
     said = capsys.readouterr().out
     assert "predicts epsilon (by the config in the file's metadata)" in said
+    other = ["--prediction-type", "sample"]
+    assert main(["info", str(tmp_path / file), *other]) == 0
+    assert "predicts sample (by the argument)" in capsys.readouterr().out
     assert "predicts v_prediction (by the preset sd-v2-1)" in said
     assert main(["convert", "sd-v2-1", str(tmp_path / "again")]) == 0
     assert main(["info", str(tmp_path / "again")]) == 0

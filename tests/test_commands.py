@@ -40,6 +40,40 @@ def test_words_that_the_small_model_does_not_know_are_told(capsys, tmp_path, mon
         assert told in err and bool(told) == bool(err)
 
 
+def test_a_message_of_python_s_names_options(run, monkeypatch):
+    def paint(*arguments, **options):
+        raise ValueError("use `inpaint`, `guidance_rescale` and `what` is no option's")
+
+    monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", paint)
+    code, said = run("a house")
+    told = "use --init and --mask, --guidance-rescale and `what` is no option's"
+    assert code == 2 and said.err == f"kerasdiff: error: {told}\n"
+
+
+@pytest.mark.parametrize(
+    "options, has_pool",
+    [
+        ((), False), (("--dtype", "bfloat16"), False), (("--jit",), False),
+        (("--no-jit",), True), (("--memory", "low"), True),
+    ],
+)  # fmt: skip
+def test_only_programs_by_xla_do_without_a_pool(run, monkeypatch, options, has_pool):
+    asked = []
+    monkeypatch.setattr("kerasdiff.cli.start.import_quietly", lambda **given: asked.append(given))
+    monkeypatch.setattr(
+        "kerasdiff.stable_diffusion.StableDiffusion.text_to_image",
+        lambda *arguments, **options: np.zeros((1, 8, 8, 3), "uint8"),
+    )
+    assert run("a house", *options)[0] == 0
+    assert asked == [{"has_pool": has_pool}]
+
+
+def test_the_package_is_the_command(tmp_path):
+    command = [sys.executable, "-m", "kerasdiff", "info", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("kerasdiff: error: ")
+
+
 @pytest.mark.parametrize(
     "option, name, value",
     [

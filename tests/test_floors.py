@@ -21,6 +21,7 @@ FLOORS = {
     8: "training models",
     9: "demo",
     10: "cli web",
+    11: "__main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 FREE = {"configs", "block_plan"}  # descriptions: whoever needs them may import them

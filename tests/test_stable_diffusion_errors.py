@@ -20,9 +20,9 @@ def test_a_part_that_the_family_lacks_is_named(model):
 
 def test_inpainting_checkpoints_say_what_they_are_for():
     model = StableDiffusion(checkpoint=TINY["sd1-inpaint"], jit_compile=False)
-    with pytest.raises(ValueError, match="for inpainting: call `inpaint`"):
+    with pytest.raises(ValueError, match="for inpainting: use `inpaint`"):
         model.text_to_image("a house", **FEW)
-    with pytest.raises(ValueError, match="call `inpaint` with a mask"):
+    with pytest.raises(ValueError, match="for inpainting: use `inpaint`"):
         model.image_to_image("a house", np.zeros((32, 32, 3), "uint8"), **FEW)
 
 

@@ -17,6 +17,9 @@ SHORT = 2
 MANY = 64
 """From so many pieces on a loop in Python takes longer than one that has to be compiled first."""
 
+ROWS = 256
+"""So many queries of all heads meet all keys at once where there shall be no loop."""
+
 _LOOPS = ContextVar("loops", default=True)
 
 
@@ -43,11 +46,13 @@ def attention(
     longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
     Without a mask a fused kernel of linear memory runs instead, through Keras, where there is one:
     cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, and OpenVINO's.
-    Matrix products are in the inputs' dtype, but the scores' of float16 in float32; softmax, its
-    sums and all accumulation over chunks are in float32 (float64 for float64).
+    Matrix products are in the inputs' dtype, but the scores' of float16 in float32, and all of 16
+    bits' where XLA compiles for a processor; softmax, its sums and all accumulation over chunks are
+    in float32 (float64 for float64).
 
     Args:
-        query: (B, Tq, H, D) floating point. All lengths are allowed.
+        query: (B, Tq, H, D) floating point. All lengths are allowed, but for no queries where
+            their number is unknown while tracing.
         key: (B, Tk, H, D), of the same dtype.
         value: (B, Tk, H, Dv), of the same dtype.
         mask: optional boolean, True where a query may attend to a key: (B, Tq, Tk), the same for
@@ -78,7 +83,7 @@ def attention(
     if _is_short(query, key, sizes):
         return _plain(**given, scale=scale)
     if not _LOOPS.get():
-        return _in_rows(given, scale, sizes[0])
+        return _in_rows(given, scale, min(sizes[0], ROWS))
     if loops_in_python() and _count_pieces(query, key, sizes) >= MANY:
         return _program(scale, sizes, keras.backend.standardize_dtype(query.dtype))(given)
     return chunked(given, scale, sizes)

@@ -13,22 +13,27 @@ from kerasdiff.backend.processor import (
 )
 
 
-def prepare_compiler():
+def prepare_compiler(has_pool=True):
     """Sets TensorFlow and XLA up for the whole process, and has XLA keep its programs.
 
-    It must come before the first tensor or question about devices: options are read then. What the
-    environment says already stays.
+    It must come before the first tensor or question about devices: options are read then. They are
+    set in the environment, which child processes inherit; what it says already stays.
+
+    Args:
+        has_pool: whether TensorFlow keeps the memory of its own kernels (oneDNN's) in a pool: False
+            for processes that run XLA's programs alone, which ask for memory once a picture. Of
+            SD 1.5's it keeps 0.5 GiB; graphs, which ask for every operation's, take 1.7 times as
+            long without it.
 
     Returns:
         The folder of programs, or None; see `keep_programs`.
     """
     if keras.backend.backend() == "tensorflow":
-        given = os.environ.get("XLA_FLAGS", "")
-        added = [f"{name}={value}" for name, value in _options().items() if name not in given]
-        os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
-        if not computes_in_bfloat16():
-            # Else a pool keeps what a program had, 0.5 GiB of SD 1.5's. Programs ask for their
-            # memory once a picture; graphs, as bfloat16 runs otherwise, for every operation's.
+        given = os.environ.get("XLA_FLAGS", "").strip()
+        if not given or given.startswith("-"):  # else a file of options
+            added = [f"{name}={value}" for name, value in _options().items() if name not in given]
+            os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+        if not has_pool and not computes_in_bfloat16():
             os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     return keep_programs()
 
@@ -38,7 +43,8 @@ def _options():
 
     What is the same for all steps of a loop is not computed ahead, which is little but for the bits
     of bfloat16's weights, copied beside them: a step of SD 1.5's size peaked at 5.1 GiB and took
-    7.1 s, without 3.6 and 6.8. Vectors of 512 bits take 0.95 of the time, and attention 0.92.
+    7.1 s, without 3.6 and 6.8. Vectors of 512 bits took 0.95 of the time on a Xeon, and attention
+    0.92.
     """
     options = {"--xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
     if computes_by_wide_vectors():
@@ -47,9 +53,10 @@ def _options():
 
 
 def resolve_jit_compile(jit_compile, dtype):
-    """`True`, `False`, or for `"auto"` what was measured for this device and dtype.
+    """`True`, `False`, or for `"auto"` what is faster on this device and in this dtype.
 
-    XLA wins but for one case, bfloat16 on processors with instructions for it: TensorFlow's own
+    XLA wins but for one case, which follows from how fast products are there and was not measured:
+    bfloat16 on processors whose instructions for it are faster than float32's. TensorFlow's own
     kernels (oneDNN) use them and XLA's do not. `benchmarks.jit_compile` measures both.
 
     Raises:

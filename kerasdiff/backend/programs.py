@@ -21,8 +21,8 @@ class Program:
         function: takes and returns nested structures of tensors and calls `model`; it must be pure.
         model: the `keras.Model` (or list of models) whose variables `function` reads.
         jit_compile: `True` compiles with XLA, `False` does not (TensorFlow: a graph; JAX: op by
-            op), `"auto"` follows a measured table for the device and the model's compute dtype;
-            OpenVINO has one way to compile.
+            op), `"auto"` is what is faster on the device in the model's compute dtype; OpenVINO has
+            one way to compile.
         travels: whether other machines run it too: it is not fitted to this processor then.
 
     Attributes:

@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 def find_and_open(name_or_path, *, vae=None, prediction_type=None, **options):
-    """Open a checkpoint without reading its weights; a preset is downloaded if it must be.
+    """Open a checkpoint as `open_checkpoint` does; a preset is downloaded if it must be.
 
     Args:
         name_or_path: a preset's name, or a path as `open_checkpoint` takes it.
@@ -75,8 +75,12 @@ def find_and_open(name_or_path, *, vae=None, prediction_type=None, **options):
     Returns:
         `Checkpoint`.
     """
-    path, vae = find(name_or_path), None if vae is None else find(vae)
     known = presets().get(str(name_or_path))
+    if known is not None and known.kind == "vae":
+        raise CheckpointError(
+            f"{known.name} is an autoencoder alone: give it as `vae`, beside a whole checkpoint"
+        )
+    path, vae = find(name_or_path), None if vae is None else find(vae)
     if known is None:
         return open_checkpoint(path, vae=vae, prediction_type=prediction_type, **options)
     told = prediction_type or known.prediction_type
@@ -89,7 +93,9 @@ def find_and_open(name_or_path, *, vae=None, prediction_type=None, **options):
 
 
 def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
-    """Open a checkpoint without reading its weights.
+    """Open a checkpoint without reading its weights, as long as it shows its prediction type.
+
+    Of a single file of Stable Diffusion 2 that does not, the UNet is made and asked.
 
     Args:
         path: a `.safetensors` or `.ckpt` file in the original layout, a diffusers folder, or a

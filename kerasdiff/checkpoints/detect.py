@@ -67,7 +67,10 @@ OTHERS = (
 )
 FRAGMENTS = (  # told by the absence of a whole checkpoint's names
     (r"(down_blocks|up_blocks|mid_block|time_embedding)\.", "the UNet of a diffusers folder alone"),
-    (r"(encoder|decoder)\.|(post_)?quant_conv|first_stage_model\.", "an autoencoder alone"),
+    (
+        r"(encoder|decoder)\.|(post_)?quant_conv|first_stage_model\.",
+        "an autoencoder alone (give it as `vae`)",
+    ),
     (r"(text_model|transformer\.resblocks|cond_stage_model|conditioner)\.", "a text encoder alone"),
     (r"string_to_param|emb_params|clip_[lg]$|<.*>$", "an embedding (textual inversion)"),
     (r"model_ema\.", "averaged weights without the model they belong to"),

@@ -1,6 +1,7 @@
 """The command line: a prompt in, a PNG out; and a look into checkpoint files."""
 
 import argparse
+import re
 import sys
 
 import kerasdiff
@@ -14,9 +15,16 @@ from kerasdiff.training.runs.command import add_train
 # By name: the frameworks that raise them are not imported here.
 OUT_OF_MEMORY = {"MemoryError", "ResourceExhaustedError"}
 NEEDS_LESS = (
-    "; a smaller --size, --batch or --dtype bfloat16 needs less, and so do --memory low, --tile "
-    "and --split-guidance"
+    "; a smaller --size, --batch or --dtype bfloat16 needs less, and so do --memory low, "
+    "--tile 256 and --split-guidance"
 )
+
+# What a message calls by the name of Python's argument, where the option's is another.
+FLAGS = {
+    "unconditional_guidance_scale": "--guidance", "num_steps": "--steps", "batch_size": "--batch",
+    "negative_prompt": "--negative", "img_height": "--size", "img_width": "--size",
+    "image": "--init", "inpaint": "--init and --mask",
+}  # fmt: skip
 
 COMMANDS = ("generate", "info", "convert", "demo", "export", "train")
 
@@ -30,7 +38,7 @@ def main(arguments=None):
     try:
         options.run(options)
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"kerasdiff: error: {_one_line(error)}", file=sys.stderr)
+        print(f"kerasdiff: error: {_with_flags(_one_line(error), options)}", file=sys.stderr)
         return 2
     except Exception as error:
         if not _is_out_of_memory(error):
@@ -72,6 +80,14 @@ def _is_out_of_memory(error):
     # JAX has one kind of error for all that its compiler and programs run into.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(OUT_OF_MEMORY & kinds) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _with_flags(message, options):
+    """The message with arguments called as on the command line."""
+    if options.command not in ("generate", "export"):  # keys of a TOML file are called by name
+        return message
+    given = FLAGS | {name: f"--{name.replace('_', '-')}" for name in vars(options)}
+    return re.sub(r"`(\w+)`", lambda found: given.get(found[1], found[0]), message)
 
 
 def _one_line(error):

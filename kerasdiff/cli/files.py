@@ -26,7 +26,7 @@ def add_files(commands):
     add = _add(commands, "info", "what a checkpoint or PNG holds", INFO)
     add.set_defaults(run=info)
     add.add_argument("path", help="preset (downloaded first), file or folder; or a PNG made here")
-    add.add_argument("--variant", help="of a folder's weight files, such as fp16")
+    add_files_of(add)
 
     add = _add(commands, "convert", "write a checkpoint in another layout or dtype", CONVERT)
     add.set_defaults(run=convert)
@@ -52,7 +52,7 @@ def info(options):
         return
     from kerasdiff.checkpoints.checkpoint import find_and_open
 
-    checkpoint = find_and_open(options.path, variant=options.variant)
+    checkpoint = find_and_open(options.path, **files_of(options))
     config = checkpoint.config
     schedule, (height, width) = config.schedule, config.image_size
     print(f"{checkpoint.path}: family {config.family}, {width}x{height} pixels")

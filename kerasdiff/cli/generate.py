@@ -20,7 +20,7 @@ examples:
   kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
   kerasdiff "the same in winter" --model sd-v1-5 --init photo.png --strength 0.6
   kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png
-  kerasdiff "a lighthouse at dawn" --model sd-v1-5 --dtype bfloat16 --memory low --tile 512
+  kerasdiff "a lighthouse at dawn" --model sd-v1-5 --dtype bfloat16 --memory low --tile 256
   kerasdiff info model.safetensors
   kerasdiff convert model.ckpt model-folder --dtype float16
 

@@ -5,8 +5,12 @@ import os
 import sys
 
 
-def import_quietly():
-    """Imports the framework without its start-up log, which helps nobody and hides errors."""
+def import_quietly(has_pool=True):
+    """Imports the framework without its start-up log, which helps nobody and hides errors.
+
+    Args:
+        has_pool: of `backend.prepare_compiler`.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -14,7 +18,7 @@ def import_quietly():
     try:
         from kerasdiff.backend import device, prepare_compiler
 
-        prepare_compiler()  # before anything else: it is too late once a device is known
+        prepare_compiler(has_pool)  # before anything else: it is too late once a device is known
         device()
     except ModuleNotFoundError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -32,7 +36,7 @@ FILES = ("vae", "variant", "prediction_type")
 
 def add_files_of(add):
     """Adds the options that say which files of a checkpoint are meant."""
-    add.add_argument("--vae", metavar="PATH", help="another autoencoder")
+    add.add_argument("--vae", metavar="MODEL", help="another autoencoder: preset, file or folder")
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
     add.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"))
 
@@ -52,7 +56,8 @@ def add_model(add):
 
 def open_model(options, **arguments):
     """`StableDiffusion.from_preset` of the options of `add_model`, after a quiet start."""
-    import_quietly()
+    by_xla = arguments.get("jit_compile", False) and arguments.get("memory") != "low"
+    import_quietly(has_pool=not by_xla)
     from kerasdiff.stable_diffusion import StableDiffusion
 
     arguments |= files_of(options)

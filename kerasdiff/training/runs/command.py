@@ -7,7 +7,7 @@ from kerasdiff.training.runs.settings import read_settings
 EXAMPLE = """\
 example:
   kind = "diffusion"              # or "autoencoder"
-  model = "sd-v1-5"               # preset, file or folder; or an architecture, such as "sd1"
+  model = "sd-v1-5"               # preset, file or folder
   output = "my-model"             # a folder for diffusers, or a .safetensors file
   train = ["unet.*attn2"]         # patterns of names; "unet" is all of it
   steps = 2000
@@ -34,6 +34,8 @@ example:
   every = 500
 
 recipe = "sd1" is the published one of Stable Diffusion 1.x; keys of yours override its own.
+model = "sd1" is that architecture from nothing, with vae = "sd-vae-ft-mse", say, and
+train = ["unet", "text_encoder"].
 On the JAX backend (KERAS_BACKEND=jax) all devices of a machine share each batch, and, with
 
   kerasdiff train config.toml --processes 2 --index 0 --coordinator 10.0.0.1:7000
