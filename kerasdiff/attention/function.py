@@ -61,7 +61,7 @@ def attention(
             attend to nothing gives zeros and has no gradient.
         scale: of the scores, a Python number; 1 / sqrt(D) by default.
         query_chunk_size, key_chunk_size: the most queries and keys whose scores exist at once. The
-            gradient may take four times as many queries, and then an eighth of the keys.
+            gradient may take twice as many queries, and then an eighth of the keys.
 
     Returns:
         (B, Tq, H, Dv) in the dtype of `query`.
