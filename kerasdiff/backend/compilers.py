@@ -22,8 +22,8 @@ def prepare_compiler(has_pool=True):
     Args:
         has_pool: whether TensorFlow keeps the memory of its own kernels (oneDNN's) in a pool: False
             for processes that run XLA's programs alone, which ask for memory once a picture. Of
-            SD 1.5's it keeps 0.5 GiB; graphs, which ask for every operation's, take 1.7 times as
-            long without it.
+            SD 1.5's it keeps 0.5 GiB; graphs, which ask for every operation's, take 1.2 times as
+            long without it (SD 1.5's image encoder) or more.
 
     Returns:
         The folder of programs, or None; see `keep_programs`.
