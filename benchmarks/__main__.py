@@ -8,22 +8,23 @@ import sys
 import time
 from pathlib import Path
 
-ATTENTION = "2x8x4096x40 2x10x4096x64 2x8x4096x80 1x8x16384x40 1x8x16384x80"
-BACKWARD = "2x8x4096x40 2x8x4096x80 1x8x16384x40 1x8x16384x80"
+ATTENTION = (
+    "--forms chunked torch --cases 2x8x4096x40 2x10x4096x64 2x8x4096x80 1x8x16384x40 1x8x16384x80"
+)
+BACKWARD = (
+    "--backward --forms chunked torch --cases 2x8x4096x40 2x8x4096x80 1x8x16384x40 1x8x16384x80"
+)
 RUNS = (  # Keras' backend and a command
     ("tensorflow", "unet_step"),
     ("tensorflow", "unet_step --dtype bfloat16"),
     ("openvino", "unet_step"),
     ("tensorflow", "jit_compile"),
     ("tensorflow", "products"),
-    ("tensorflow", f"attention --forms chunked torch --cases {ATTENTION}"),
+    ("tensorflow", f"attention {ATTENTION}"),
     ("tensorflow", "attention --cases 1x1x4096x40 1x1x16384x40 1x1x32768x40 1x1x65536x40"),
-    ("tensorflow", f"attention --backward --forms chunked torch --cases {BACKWARD}"),
-    ("tensorflow", f"attention --dtype bfloat16 --forms chunked torch --cases {ATTENTION}"),
-    (
-        "tensorflow",
-        f"attention --backward --dtype bfloat16 --forms chunked torch --cases {BACKWARD}",
-    ),
+    ("tensorflow", f"attention {BACKWARD}"),
+    ("tensorflow", f"attention --dtype bfloat16 {ATTENTION}"),
+    ("tensorflow", f"attention --dtype bfloat16 {BACKWARD}"),
     ("tensorflow", "fewer_operations"),
     ("tensorflow", "fewer_operations --model full --steps 8"),
     (

@@ -126,8 +126,9 @@ def test_bad_input_is_one_clear_line(run, tmp_path, arguments, message):
 
 
 def test_an_autoencoder_alone_is_refused_before_it_is_downloaded(capsys):
-    assert main(["a house", "--model", "sd-vae-ft-mse"]) == 2
-    assert "an autoencoder alone: give it as --vae, beside a whole" in capsys.readouterr().err
+    for command in (["a house", "--model"], ["info"]):
+        assert main([*command, "sd-vae-ft-mse"]) == 2
+        assert "an autoencoder alone: give it as --vae, beside a whole" in capsys.readouterr().err
 
 
 def test_memory_that_runs_out_is_one_clear_line(run, tmp_path, monkeypatch):
@@ -223,10 +224,9 @@ def test_presets_say_what_their_network_predicts(folder, tmp_path, capsys, monke
     assert main(["info", str(tmp_path / file)]) == main(["info", "sd-v2-1"]) == 0
     said = capsys.readouterr().out
     assert "predicts epsilon (by the config in the file's metadata)" in said
-    other = ["--prediction-type", "sample"]
-    assert main(["info", str(tmp_path / file), *other]) == 0
-    assert "predicts sample (by the argument)" in capsys.readouterr().out
     assert "predicts v_prediction (by the preset sd-v2-1)" in said
+    assert main(["info", str(tmp_path / file), "--prediction-type", "sample"]) == 0
+    assert "predicts sample (by the argument)" in capsys.readouterr().out
     assert main(["convert", "sd-v2-1", str(tmp_path / "again")]) == 0
     assert main(["info", str(tmp_path / "again")]) == 0
     assert "predicts v_prediction (by the scheduler's config)" in capsys.readouterr().out

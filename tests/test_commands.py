@@ -42,11 +42,11 @@ def test_words_that_the_small_model_does_not_know_are_told(capsys, tmp_path, mon
 
 def test_a_message_of_python_s_names_options(run, monkeypatch):
     def paint(*arguments, **options):
-        raise ValueError("use `inpaint`, `guidance_rescale` and `what` is no option's")
+        raise ValueError("use `inpaint`, `guidance_rescale`; `prompt` and `what` are no options")
 
     monkeypatch.setattr("kerasdiff.stable_diffusion.StableDiffusion.text_to_image", paint)
     code, said = run("a house")
-    told = "use --init and --mask, --guidance-rescale and `what` is no option's"
+    told = "use --init and --mask, --guidance-rescale; the prompt and `what` are no options"
     assert code == 2 and said.err == f"kerasdiff: error: {told}\n"
 
 

@@ -19,11 +19,11 @@ NEEDS_LESS = (
     "--tile 256 and --split-guidance"
 )
 
-# What a message calls by the name of Python's argument, where the option's is another.
+# What a message calls by the name of Python's argument, where it is another one here.
 FLAGS = {
     "unconditional_guidance_scale": "--guidance", "num_steps": "--steps", "batch_size": "--batch",
     "negative_prompt": "--negative", "img_height": "--size", "img_width": "--size",
-    "image": "--init", "inpaint": "--init and --mask",
+    "image": "--init", "inpaint": "--init and --mask", "prompt": "the prompt",
 }  # fmt: skip
 
 COMMANDS = ("generate", "info", "convert", "demo", "export", "train")
@@ -84,10 +84,10 @@ def _is_out_of_memory(error):
 
 def _with_flags(message, options):
     """The message with arguments called as on the command line."""
-    if options.command not in ("generate", "export"):  # keys of a TOML file are called by name
+    if options.command == "train":  # keys of a TOML file are called as they are
         return message
-    given = FLAGS | {name: f"--{name.replace('_', '-')}" for name in vars(options)}
-    return re.sub(r"`(\w+)`", lambda found: given.get(found[1], found[0]), message)
+    names = {name: f"--{name.replace('_', '-')}" for name in vars(options)} | FLAGS
+    return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
 
 
 def _one_line(error):

@@ -35,10 +35,10 @@ HALVES = {
 def check_converter(format, weights, dtype):
     """Refuses weights that a format has not, a model's dtype, and a package not installed."""
     if weights not in WEIGHTS[format]:
-        are = f"`weights` of {format} must be one of {', '.join(WEIGHTS[format])}"
-        in_half = (format, weights) == ("onnx", "float16")
-        advice = ": a model that is opened in float16 gives such weights" if in_half else ""
-        raise ValueError(f"{are}, not {weights!r}{advice}")
+        known = ", ".join(WEIGHTS[format])
+        is_half = (format, weights) == ("onnx", "float16")
+        advice = ": a model that is opened in float16 gives such weights" if is_half else ""
+        raise ValueError(f"`weights` of {format} must be one of {known}, not {weights!r}{advice}")
     if dtype in HALVES.get(format, ()):
         halves = '; `weights="float16"` halves the files' if "float16" in WEIGHTS[format] else ""
         raise ValueError(
