@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kerasdiff import backend
-from kerasdiff.backend import compilers, memory, processor
+from kerasdiff.backend import compilers, kept_programs, memory, processor
 
 
 def small_model():
@@ -122,10 +122,14 @@ def test_the_compiler_is_set_up_but_for_what_the_user_chose(monkeypatch, given, 
     assert os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] == "0"
 
 
-def test_a_file_of_options_stays_what_it_is(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "options.txt")
+@pytest.mark.parametrize("variable", ("XLA_FLAGS", "TF_XLA_FLAGS"))
+def test_a_file_of_options_stays_what_it_is(monkeypatch, tmp_path, variable):
+    monkeypatch.setenv(variable, "options.txt")
+    monkeypatch.setenv("KERASDIFF_HOME", str(tmp_path))
+    monkeypatch.setenv("KERASDIFF_KEEP_PROGRAMS", "1")
+    monkeypatch.setattr(compilers, "keep_programs", kept_programs.keep_programs.__wrapped__)
     backend.prepare_compiler()
-    assert os.environ["XLA_FLAGS"] == "options.txt"
+    assert os.environ[variable] == "options.txt"
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")

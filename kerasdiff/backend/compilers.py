@@ -5,7 +5,7 @@ import os
 import keras
 
 from kerasdiff.backend.devices import device
-from kerasdiff.backend.kept_programs import keep_programs
+from kerasdiff.backend.kept_programs import add_options, keep_programs
 from kerasdiff.backend.processor import (
     computes_by_onednn,
     computes_by_wide_vectors,
@@ -29,10 +29,10 @@ def prepare_compiler(has_pool=True):
         The folder of programs, or None; see `keep_programs`.
     """
     if keras.backend.backend() == "tensorflow":
-        given = os.environ.get("XLA_FLAGS", "").strip()
-        if not given or given.startswith("-"):  # else a file of options
-            added = [f"{name}={value}" for name, value in _options().items() if name not in given]
-            os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+        add_options("XLA_FLAGS", _options())
+        # Constants are folded by XLA anyway. Before it, that took more than a second of SD 1.5's
+        # first step: most are loops' first values, millions of zeros, copied and looked at.
+        add_options("TF_XLA_FLAGS", {"--tf_xla_disable_constant_folding": "true"})
         if not has_pool and not computes_in_bfloat16():
             os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     return keep_programs()

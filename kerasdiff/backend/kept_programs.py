@@ -34,11 +34,11 @@ def keep_programs():
     if name == "tensorflow":
         import tensorflow as tf
 
-        option, flags = "--tf_xla_persistent_cache_directory", os.environ.get("TF_XLA_FLAGS", "")
-        folder = None if option in flags else programs_folder(f"{name}-{tf.__version__}")
+        option, given = "--tf_xla_persistent_cache_directory", os.environ.get("TF_XLA_FLAGS", "")
+        folder = None if option in given else programs_folder(f"{name}-{tf.__version__}")
         # Flags are split at blanks.
-        if folder and len(str(folder).split()) == 1:
-            os.environ["TF_XLA_FLAGS"] = f"{flags} {option}={folder}".strip()
+        is_one_word = folder and len(str(folder).split()) == 1
+        if is_one_word and add_options("TF_XLA_FLAGS", {option: folder}):
             return folder
     if name == "jax":
         import jax
@@ -48,6 +48,19 @@ def keep_programs():
             jax.config.update("jax_compilation_cache_dir", str(folder))
             return folder
     return None
+
+
+def add_options(variable, options):
+    """Adds to a variable of the environment the options, by name, that it does not say yet.
+
+    Returns:
+        Whether any were added: none to the name of a file of options.
+    """
+    given = os.environ.get(variable, "").strip()
+    names_file = given and not given.startswith("-")
+    added = [] if names_file else [f"{n}={v}" for n, v in options.items() if n not in given]
+    os.environ[variable] = " ".join([given, *added]).strip()
+    return bool(added)
 
 
 def programs_folder(compiler):

@@ -24,6 +24,7 @@ from kerasdiff.checkpoints.tensors import (
 from kerasdiff.layers import tensor_name, to_torch_axes
 
 THREADS = min(4, os.cpu_count() or 1)  # that read, cast and assign
+ROWS = 64  # of a tensor that are cast at once: 128 or 32 are no faster
 SHOWN = 5  # names of each kind that an error lists
 
 
@@ -96,11 +97,23 @@ def load(model, tensors, skip=is_skipped):
 
 def _assign(variable, tensors, name):
     array = new_array(variable.shape, FLOATS[variable.dtype])
-    tensor = tensors[name].transpose(np.argsort(to_torch_axes(variable)))  # OIHW -> HWIO, OI -> IO
     with np.errstate(over="ignore"):
-        np.copyto(array, tensor, casting="unsafe")
+        _copy(tensors[name], array, to_torch_axes(variable))
     require_finite(array, name, tensors.source)
     hand_over(array, variable)
+
+
+def _copy(tensor, array, axes):
+    """Casts a tensor into an array whose `axes`, in this order, are the tensor's.
+
+    Some rows at a time, turned and then cast within the processor's cache: NumPy does both at once
+    number by number, which took up to twice as long.
+    """
+    turned, order = array.transpose(axes), np.argsort(axes)  # HWIO -> OIHW, IO -> OI
+    for start in range(0, len(tensor), ROWS):
+        rows = slice(start, start + ROWS)
+        piece = np.ascontiguousarray(tensor[rows].transpose(order))
+        np.copyto(turned[rows], piece.transpose(axes), casting="unsafe")
 
 
 def compare(have, want, skip=is_skipped):

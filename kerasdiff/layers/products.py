@@ -110,19 +110,22 @@ def _filter(x, kernel):
     above, below = ops.pad(fours[:, :-1, 3], beside[0]), ops.pad(fours[:, 1:, 0], beside[1])
 
     def add_product(index, fours, above, below, kernel, out):
-        weights = ops.take(ops.convert_to_tensor(_MIXTURES), index, axis=0)
-        rows = [above, *(fours[:, :, row] for row in range(4)), below]
-        mixed = sum(row * weights[i] for i, row in enumerate(rows))
-        taps = sum(kernel[i : i + 1] * weights[6 + i] for i in range(3))
+        of_rows, of_taps, of_outputs = ops.split(ops.take(_MIXTURES, index, axis=0), (6, 9))
+        mixed = _weighted_sum([above, *ops.unstack(fours, axis=2), below], of_rows)
+        taps = _weighted_sum(ops.split(kernel, 3), of_taps)
         product = ops.conv(mixed, taps, 1, "same", data_format="channels_last")
         # (B, H / 4, W, O) -> (B, H / 4, 4, W, O)
-        out = out + product[:, :, None] * ops.reshape(weights[9:], (4, 1, 1))
+        out = out + product[:, :, None] * ops.reshape(of_outputs, (4, 1, 1))
         return index + 1, fours, above, below, kernel, out
 
     out = ops.zeros((batch, height // 4, 4, width, kernel.shape[-1]), x.dtype)
     begin = ops.zeros((), "int32"), fours, above, below, kernel, out
     out = ops.while_loop(lambda index, *_: index < len(_MIXTURES), add_product, begin)[-1]
     return ops.reshape(out, (batch, height, width, -1))
+
+
+def _weighted_sum(arrays, weights):
+    return sum(a * weight for a, weight in zip(arrays, ops.unstack(weights), strict=True))
 
 
 def _mixtures():
