@@ -98,11 +98,9 @@ def _forward_piece(sizes, index, given, state):
     highest = ops.max(scores, axis=-1, keepdims=True)
     shares = ops.exp(scores - highest)
     sums = ops.sum(shares, axis=-1, keepdims=True)
-    log_sum = highest + ops.log(sums)
-    total = ops.logaddexp(state["log_sum"], log_sum)
-    before = state["output"] * _weight(state["log_sum"], total)
-    output = _mixed(shares, sums, given["value"]) * _weight(log_sum, total)
-    return {"output": before + output, "log_sum": total}
+    (before, now), total = _joined(state["log_sum"], highest + ops.log(sums))
+    output = state["output"] * before + _mixed(shares, sums, given["value"]) * now
+    return {"output": output, "log_sum": total}
 
 
 def _mixed(shares, sums, value):
@@ -194,9 +192,19 @@ def _scores(given, fresh=None):
     return ops.where(given["mask"], scores, MASKED) if "mask" in given else scores
 
 
-def _weight(log_sum, total):
-    """What share of the whole row's probability lies in a piece; 0 where nothing attends."""
-    return ops.where(log_sum > MASKED / 2, ops.exp(log_sum - total), 0.0)
+def _joined(*log_sums):
+    """What share of two pieces' probability lies in each, 0 where nothing attends; their log-sum.
+
+    `logaddexp` alone is seven operations, some of which TensorFlow lowers slowly for XLA.
+    """
+    top = ops.maximum(*log_sums)
+    sums = [ops.exp(log_sum - top) for log_sum in log_sums]
+    both = sums[0] + sums[1]
+    shares = [
+        ops.where(log_sum > MASKED / 2, part / both, 0.0)
+        for log_sum, part in zip(log_sums, sums, strict=True)
+    ]
+    return shares, top + ops.log(both)
 
 
 def _take_columns(columns, given):

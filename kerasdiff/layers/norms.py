@@ -90,4 +90,5 @@ def _normalise(rows, average, layer):
     else:
         variance = average(ops.square(rows - mean))
     gamma, beta = (ops.cast(values, "float32") for values in (layer.gamma, layer.beta))
-    return (rows - mean) * (ops.rsqrt(variance + layer.epsilon) * gamma) + beta
+    # A power: TensorFlow lowers `rsqrt` for XLA in thirty times as long, 0.5 s for SD 1.5's norms.
+    return (rows - mean) * ((variance + layer.epsilon) ** -0.5 * gamma) + beta
