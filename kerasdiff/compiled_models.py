@@ -21,11 +21,10 @@ from kerasdiff.backend import (
 )
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
+from kerasdiff.configs import MEMORY
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.options import check_prompts, check_size
 from kerasdiff.tiles import in_tiles
-
-MEMORY = ("high", "medium", "low")
 
 
 class NotFiniteError(ValueError):
@@ -76,7 +75,7 @@ class CompiledModels:
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         self._parts, self._programs, self._kept, self._running = {}, {}, set(), None
-        prepare_compiler()  # while there is no tensor yet
+        prepare_compiler(has_pool=memory != "low")  # while there is no tensor yet
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
         factor = self.config.autoencoder.factor

@@ -8,6 +8,16 @@ the checkpoints.
 
 from dataclasses import dataclass, replace
 
+# What fields of `ScheduleConfig` may be, and how a model may treat memory.
+BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
+SIGMA_SPACINGS = ("karras", "exponential")
+FINAL_SIGMAS = ("zero", "sigma_min")
+SOLVER_TYPES = (None, "midpoint", "heun", "bh1", "bh2")
+FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
+MEMORY = ("high", "medium", "low")
+
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
@@ -177,6 +187,11 @@ class StableDiffusionConfig:
     zero_empty_negative: bool = False
     num_steps: int = 50
     guidance_scale: float = 7.5
+
+    @property
+    def paints(self):
+        """Whether the network takes more channels than latents have: it was made to inpaint."""
+        return self.diffusion_model.in_channels != self.autoencoder.latent_channels
 
 
 CLIP_L = TextEncoderConfig()

@@ -13,10 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-BETA_SCHEDULES = ("scaled_linear", "linear", "squaredcos_cap_v2")
-VARIANCE_TYPES = (
-    "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range",
-)  # fmt: skip
+from kerasdiff.configs import BETA_SCHEDULES, FIXED_VARIANCES
+
+VARIANCE_TYPES = (*FIXED_VARIANCES, "fixed_large_log", "learned", "learned_range")
 
 
 def make_betas(schedule, beta_start, beta_end, count):

@@ -244,10 +244,9 @@ class StableDiffusion(CompiledModels):
         shape = (height // factor, width // factor, channels)
         streams = [TorchStream(seed) for seed in options.seeds(count)]
         noise = start.broadcast_noise(options.diffusion_noise, count, shape)
-        paints = self.config.diffusion_model.in_channels != channels
         drawn = (table, partial(start.draw, streams, shape))
         if image is None:
-            if paints:
+            if self.config.paints:
                 raise ValueError("this checkpoint is for inpainting: use `inpaint`")
             return partial(start.prepare, *drawn, noise)
         image = images.to_float(image, height, width)
@@ -256,9 +255,9 @@ class StableDiffusion(CompiledModels):
         drawn = (*drawn, self.encode_pictures, image)
         if mask is not None:
             mask = images.to_mask(mask, height, width)
-            drawn = (*drawn, mask, factor, paints, table.initial_signal == 0.0)
+            drawn = (*drawn, mask, factor, self.config.paints, table.initial_signal == 0.0)
             return partial(start.prepare_inpainting, *drawn, noise)
-        if paints:
+        if self.config.paints:
             raise ValueError("this checkpoint is for inpainting: use `inpaint`")
         return partial(start.prepare_from_image, *drawn, noise)
 

@@ -104,6 +104,7 @@ def test_bfloat16_counts_where_its_instructions_are_faster(monkeypatch, flags, i
 
 WIDE = "--xla_cpu_prefer_vector_width"
 AHEAD = "--xla_disable_hlo_passes"
+FOLDING = "--tf_xla_disable_constant_folding"
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
@@ -122,14 +123,31 @@ def test_the_compiler_is_set_up_but_for_what_the_user_chose(monkeypatch, given, 
     assert os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"] == "0"
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
+@pytest.mark.parametrize("folds", (None, "true", "false"))
+def test_constants_are_left_to_xla_unless_the_user_says_otherwise(monkeypatch, tmp_path, folds):
+    mine = "--tf_xla_auto_jit=0" if folds is None else f"{FOLDING}={folds}"
+    monkeypatch.setenv("TF_XLA_FLAGS", mine)
+    monkeypatch.setenv("KERASDIFF_HOME", str(tmp_path))
+    monkeypatch.setenv("KERASDIFF_KEEP_PROGRAMS", "1")
+    monkeypatch.setattr(compilers, "keep_programs", kept_programs.keep_programs.__wrapped__)
+    folder, _ = backend.prepare_compiler(), backend.prepare_compiler()
+    found = os.environ["TF_XLA_FLAGS"].split()
+    kept = f"--tf_xla_persistent_cache_directory={folder}"
+    assert sorted(found) == sorted({mine, f"{FOLDING}={folds or 'true'}", kept})
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
 @pytest.mark.parametrize("variable", ("XLA_FLAGS", "TF_XLA_FLAGS"))
-def test_a_file_of_options_stays_what_it_is(monkeypatch, tmp_path, variable):
+def test_with_options_in_a_file_it_stays_and_nothing_is_kept(monkeypatch, tmp_path, variable):
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
     monkeypatch.setenv(variable, "options.txt")
     monkeypatch.setenv("KERASDIFF_HOME", str(tmp_path))
     monkeypatch.setenv("KERASDIFF_KEEP_PROGRAMS", "1")
     monkeypatch.setattr(compilers, "keep_programs", kept_programs.keep_programs.__wrapped__)
-    backend.prepare_compiler()
+    assert backend.prepare_compiler() is None
     assert os.environ[variable] == "options.txt"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")

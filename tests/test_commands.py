@@ -54,10 +54,11 @@ def test_a_message_of_python_s_names_options(run, monkeypatch):
     "options, has_pool",
     [
         ((), False), (("--dtype", "bfloat16"), False), (("--jit",), False),
-        (("--no-jit",), True), (("--memory", "low"), True),
+        (("--no-jit",), True), (("--memory", "low"), False),
+        (("--no-jit", "--memory", "low"), False),
     ],
 )  # fmt: skip
-def test_only_programs_by_xla_do_without_a_pool(run, monkeypatch, options, has_pool):
+def test_programs_by_xla_and_little_memory_do_without_a_pool(run, monkeypatch, options, has_pool):
     asked = []
     monkeypatch.setattr("kerasdiff.cli.start.import_quietly", lambda **given: asked.append(given))
     monkeypatch.setattr(

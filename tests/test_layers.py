@@ -213,18 +213,13 @@ def attend(layer, x, context, mask):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("heads", [1, 4])
-def test_attention_to_a_context_and_to_keys_and_values_of_it(heads, use_bias):
+def test_attention_to_a_context(heads, use_bias):
     x, context = numbers(2, 5, 8), numbers(2, 3, 6, seed=9)
     layer = Attention(heads, use_bias)
     layer(x, context)
     randomise(layer)
     expected = attend(layer, x, context, True)
     np.testing.assert_allclose(np.asarray(layer(x, context)), expected, atol=1e-5)
-    keys, values = layer.keys_and_values(context)
-    again = layer(x, keys=keys, values=values)
-    np.testing.assert_array_equal(again, layer(x, context))
-    with pytest.raises(ValueError, match="`keys` and `values` must be given together"):
-        layer(x, keys=keys)
 
 
 def test_causal_attention_sees_nothing_later():

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from layouts import layout
 
-from kerasdiff.checkpoints.load import MismatchError, compare, load, state, torch_shape
+from kerasdiff.checkpoints.load import (
+    MismatchError,
+    compare,
+    copy_turned,
+    load,
+    state,
+    torch_shape,
+)
 from kerasdiff.checkpoints.names import from_diffusers
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
 from kerasdiff.configs import CLIP_L, OPENCLIP_BIGG, OPENCLIP_H, SD1, SD1_INPAINT, SD2, SDXL, TINY
@@ -175,3 +182,16 @@ def test_compare_lists_each_kind():
     assert report.skipped == ("betas",) and report.unexpected == ("x",)
     assert report.misshapen == (("b", (2,), (3,)),)
     assert report.fault == "1 missing: c; 1 unexpected: x; 1 misshapen: b (2,) instead of (3,)"
+
+
+@pytest.mark.parametrize("outputs", (1, 64, 65, 130))
+@pytest.mark.parametrize("inner, axes", [((), (0,)), ((7,), (1, 0)), ((5, 3, 3), (3, 2, 0, 1))])
+@pytest.mark.parametrize("have, want", [("float16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize("is_whole", (True, False))
+def test_pieces_of_a_tensor_make_the_whole(outputs, inner, axes, have, want, is_whole):
+    numbers = np.random.default_rng(0).normal(size=(2 * outputs, *inner)).astype(have)
+    tensor = numbers[:outputs] if is_whole else numbers[::2]
+    wanted = tensor.transpose(np.argsort(axes)).astype(want)
+    array = np.zeros(wanted.shape, want)
+    copy_turned(tensor, array, axes)
+    np.testing.assert_array_equal(array, wanted)

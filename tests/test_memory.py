@@ -38,6 +38,14 @@ def test_less_memory_gives_the_same_picture(folder, model, memory):
     assert np.abs(ours - model.image_to_image("a red house", PHOTO, 0.6, **FEW)).max() <= 1
 
 
+@pytest.mark.parametrize("memory, has_pool", (("high", True), ("medium", True), ("low", False)))
+def test_low_memory_does_without_tensorflow_s_pool(folder, monkeypatch, memory, has_pool):
+    asked = []
+    monkeypatch.setattr(compiled_models, "prepare_compiler", lambda **given: asked.append(given))
+    opened(folder, memory=memory)
+    assert asked == [{"has_pool": has_pool}]
+
+
 def test_low_memory_shows_previews(folder):
     seen = []
     opened(folder, memory="low").text_to_image(

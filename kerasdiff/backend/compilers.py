@@ -21,17 +21,17 @@ def prepare_compiler(has_pool=True):
 
     Args:
         has_pool: whether TensorFlow keeps the memory of its own kernels (oneDNN's) in a pool: False
-            for processes that run XLA's programs alone, which ask for memory once a picture. Of
-            SD 1.5's it keeps 0.5 GiB; graphs, which ask for every operation's, take 1.2 times as
-            long without it (SD 1.5's image encoder) or more.
+            for processes that run XLA's programs alone, which ask for memory once a picture, and
+            where memory matters most. Of SD 1.5's it keeps 0.5 GiB; graphs, which ask for every
+            operation's, take 1.2 times as long without it (SD 1.5's image encoder) or more.
 
     Returns:
         The folder of programs, or None; see `keep_programs`.
     """
     if keras.backend.backend() == "tensorflow":
         add_options("XLA_FLAGS", _options())
-        # Constants are folded by XLA anyway. Before it, that took more than a second of SD 1.5's
-        # first step: most are loops' first values, millions of zeros, copied and looked at.
+        # XLA folds constants itself. Before it, that took more than a second of SD 1.5's first
+        # step: most are loops' first values, millions of zeros, copied and looked at.
         add_options("TF_XLA_FLAGS", {"--tf_xla_disable_constant_folding": "true"})
         if not has_pool and not computes_in_bfloat16():
             os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")

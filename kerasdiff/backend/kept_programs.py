@@ -28,8 +28,11 @@ def keep_programs():
     then. Folders that were chosen already, in the environment or by the user's own lines, stay.
 
     Returns:
-        The folder, or None.
+        The folder; None where nothing is kept, as with options in a file: programs are told apart
+        by those that the environment itself names.
     """
+    if any(names_file(variable) for variable in ("XLA_FLAGS", "TF_XLA_FLAGS")):
+        return None
     name = keras.backend.backend()
     if name == "tensorflow":
         import tensorflow as tf
@@ -56,11 +59,18 @@ def add_options(variable, options):
     Returns:
         Whether any were added: none to the name of a file of options.
     """
+    if names_file(variable):
+        return False
     given = os.environ.get(variable, "").strip()
-    names_file = given and not given.startswith("-")
-    added = [] if names_file else [f"{n}={v}" for n, v in options.items() if n not in given]
+    added = [f"{name}={value}" for name, value in options.items() if name not in given]
     os.environ[variable] = " ".join([given, *added]).strip()
     return bool(added)
+
+
+def names_file(variable):
+    """Whether a variable of the environment names a file of options."""
+    given = os.environ.get(variable, "").strip()
+    return bool(given) and not given.startswith("-")
 
 
 def programs_folder(compiler):

@@ -19,8 +19,8 @@ def cast_late(weight, x):
 
 def _nothing(dtype, x):
     first = keras.ops.reshape(x, (-1,))[0]
-    # `isnan`, which TensorFlow lowers for XLA in fifty times as long: there are 282 in SD 1.5.
-    return keras.ops.cast(first != first, dtype)
+    # TensorFlow lowers `isnan` for XLA in fifty times as long, and there are 282 in SD 1.5.
+    return keras.ops.cast(keras.ops.not_equal(first, first), dtype)
 
 
 def _as_bits(weight, x):

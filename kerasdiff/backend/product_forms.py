@@ -51,5 +51,4 @@ def faster_forms():
     """What XLA computes faster on processors; JAX's has another way with matrices."""
     name, on_processor = keras.backend.backend(), device() == "cpu"
     filtered = on_processor and name in ("tensorflow", "jax")
-    widened = filtered and hasattr(keras.ops, "view")  # from Keras 3.12 on
-    return Forms(filtered, paired=filtered and name == "tensorflow", widened=widened)
+    return Forms(filtered, paired=filtered and name == "tensorflow", widened=filtered)

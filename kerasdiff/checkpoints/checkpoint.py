@@ -17,11 +17,10 @@ from kerasdiff.checkpoints.names import OriginalNames
 from kerasdiff.checkpoints.original import is_original_vae, split, take
 from kerasdiff.checkpoints.presets import find, presets
 from kerasdiff.checkpoints.tensors import CheckpointError, naming
-from kerasdiff.configs import StableDiffusionConfig
+from kerasdiff.configs import PREDICTION_TYPES, StableDiffusionConfig
 
 # An autoencoder is two models; each leaves the other's tensors alone.
 HALVES = ({"encoder", "quant_conv"}, {"decoder", "post_quant_conv"})
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)

@@ -89,12 +89,12 @@ class Fields:
             self.refuse(name, value, f"a list of {what}")
         return tuple(value)
 
-    def levels(self, name, count, low=1, high=MAX_WIDTH):
+    def levels(self, name, count, high=MAX_WIDTH):
         """An integer for each of `count` levels: a list, or one integer for all of them."""
         value = self[name]
         values = list(value) if isinstance(value, list | tuple) else [value] * count
-        if len(values) != count or not all(is_integer(item, low, high) for item in values):
-            expected = f"an integer from {low} to {high}, or a list of {count} such"
+        if len(values) != count or not all(is_integer(item, 1, high) for item in values):
+            expected = f"an integer from 1 to {high}, or a list of {count} such"
             self.refuse(name, value, expected)
         return tuple(values)
 

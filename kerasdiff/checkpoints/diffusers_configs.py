@@ -93,7 +93,7 @@ def pipeline_config(parts):
     height, width = _latents(pipeline, _part(parts, "unet"))
     config = StableDiffusionConfig(
         family="",
-        text_encoders=_text_encoders(index, pipeline, parts),
+        text_encoders=_text_encoders(pipeline, parts),
         autoencoder=autoencoder,
         diffusion_model=unet,
         schedule=_schedule(index, pipeline, _part(parts, "scheduler")),
@@ -115,13 +115,12 @@ def to_json(config):
         CheckpointError: naming what these files cannot say.
     """
     sized = config.diffusion_model.size_embed_dim is not None
-    paints = config.diffusion_model.in_channels > config.autoencoder.latent_channels
     factor = config.autoencoder.factor
     if any(size % factor for size in config.image_size):
         raise CheckpointError(f"`image_size` {config.image_size} must be divisible by {factor}")
     sample_size = tuple(size // factor for size in config.image_size)
     index = {
-        "_class_name": (SDXL if sized else SD)[2 if paints else 0],
+        "_class_name": (SDXL if sized else SD)[2 if config.paints else 0],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
@@ -160,7 +159,7 @@ def family_of(config):
         family = "sd2"
     else:
         family = "sd1"
-    if unet.in_channels > config.autoencoder.latent_channels:
+    if config.paints:
         return family + "-inpaint"
     return family + "-base" * (family == "sd2" and config.schedule.prediction_type == "epsilon")
 
@@ -208,7 +207,7 @@ def _check_class(index, name, classes):
             index.refuse(name, value, f"of class {' or '.join(classes)}")
 
 
-def _text_encoders(index, pipeline, parts):
+def _text_encoders(pipeline, parts):
     configs = []
     for suffix in ("", "_2")[: 2 if pipeline in SDXL else 1]:
         name = f"text_encoder{suffix}"

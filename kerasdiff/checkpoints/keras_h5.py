@@ -13,17 +13,11 @@ import numpy as np
 
 from kerasdiff.block_plan import autoencoder_plan, diffusion_model_plan
 from kerasdiff.checkpoints.files import HDF5
-from kerasdiff.checkpoints.names import is_matrix
+from kerasdiff.checkpoints.names import PART_OF, is_matrix
 from kerasdiff.checkpoints.original import squeezed
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
 from kerasdiff.configs import SD1, SD2_BASE
 
-PARTS = {  # keras-cv's models and the parts of a checkpoint they belong to
-    "text_encoder": "text_encoder",
-    "image_encoder": "vae",
-    "decoder": "vae",
-    "diffusion_model": "unet",
-}
 # keras-cv's file names, which its cache folder keeps; both kinds predict noise, and share the VAE
 VAE_FILES = {"vae_encoder.h5": "image_encoder", "kcv_decoder.h5": "decoder"}
 FOLDERS = (
@@ -69,7 +63,7 @@ def open_keras_folder(path):
     parts = {}
     for name, model in (files | VAE_FILES).items():
         tensors = read_keras_h5(path / name, model, config)
-        part = PARTS[model]
+        part = PART_OF[model]
         if part in parts:
             tensors = tensors.with_entries(parts[part].entries | tensors.entries)
         parts[part] = tensors
@@ -116,7 +110,7 @@ def read_keras_h5(path, model, config):
                 f"{names[0]} and what belongs to it are {len(names)}"
             )
         entries |= {
-            n: _entry(PARTS[model], n, dataset) for n, dataset in zip(names, weights, strict=True)
+            n: _entry(PART_OF[model], n, dataset) for n, dataset in zip(names, weights, strict=True)
         }
     return Tensors(path, entries, on_close=file.close)
 
@@ -185,7 +179,7 @@ def _order(model, config):
         yield _weights(["post_quant_conv"])
         yield from _half("decoder", config.autoencoder)
     else:
-        raise ValueError(f"`model` must be one of {', '.join(PARTS)}, not {model!r}")
+        raise ValueError(f"`model` must be one of {', '.join(PART_OF)}, not {model!r}")
 
 
 def _half(half, config):

@@ -66,15 +66,13 @@ class MismatchError(CheckpointError):
         self.report = report
 
 
-def load(model, tensors, skip=is_skipped):
+def load(model, tensors):
     """Assign every variable of a model from tensors under canonical names.
 
     Args:
         model: a Keras model of this package.
         tensors: mapping of canonical names to arrays in PyTorch's axis order, such as a part of a
             `Checkpoint`.
-        skip: function of a name that is no variable's: True leaves the tensor out, reported as
-            skipped, False makes it unexpected.
 
     Returns:
         `Report`, with neither missing nor unexpected nor misshapen names.
@@ -86,9 +84,7 @@ def load(model, tensors, skip=is_skipped):
     """
     tensors = Tensors.of(tensors)
     variables = {tensor_name(variable): variable for variable in model.variables}
-    report = compare(tensors.shapes, {n: torch_shape(v) for n, v in variables.items()}, skip)
-    if report.fault:
-        raise MismatchError(tensors.source, model.name, report)
+    report = check_fit(tensors, {n: torch_shape(v) for n, v in variables.items()}, model.name)
     with ThreadPoolExecutor(THREADS) as threads:  # NumPy's loops let others run
         for _ in threads.map(lambda name: _assign(variables[name], tensors, name), report.used):
             pass  # but raise what was raised there
@@ -98,16 +94,16 @@ def load(model, tensors, skip=is_skipped):
 def _assign(variable, tensors, name):
     array = new_array(variable.shape, FLOATS[variable.dtype])
     with np.errstate(over="ignore"):
-        _copy(tensors[name], array, to_torch_axes(variable))
+        copy_turned(tensors[name], array, to_torch_axes(variable))
     require_finite(array, name, tensors.source)
     hand_over(array, variable)
 
 
-def _copy(tensor, array, axes):
+def copy_turned(tensor, array, axes):
     """Casts a tensor into an array whose `axes`, in this order, are the tensor's.
 
-    Some rows at a time, turned and then cast within the processor's cache: NumPy does both at once
-    number by number, which took up to twice as long.
+    Some rows at a time, turned and then cast, mostly within the processor's cache: NumPy does both
+    at once number by number, which took up to twice as long.
     """
     turned, order = array.transpose(axes), np.argsort(axes)  # HWIO -> OIHW, IO -> OI
     for start in range(0, len(tensor), ROWS):
@@ -116,16 +112,28 @@ def _copy(tensor, array, axes):
         np.copyto(turned[rows], piece.transpose(axes), casting="unsafe")
 
 
-def compare(have, want, skip=is_skipped):
+def check_fit(tensors, want, model):
+    """The `Report` on `Tensors` and a table of names and shapes, without a fault.
+
+    Raises:
+        MismatchError: if there is one; `model` is what they are for.
+    """
+    report = compare(tensors.shapes, want)
+    if report.fault:
+        raise MismatchError(tensors.source, model, report)
+    return report
+
+
+def compare(have, want):
     """The `Report` on two tables of names and shapes."""
     common = [name for name in want if name in have]
     rest = [name for name in have if name not in want]
     bad = [(n, tuple(have[n]), tuple(want[n])) for n in common if tuple(have[n]) != tuple(want[n])]
     return Report(
         used=tuple(common),
-        skipped=tuple(name for name in rest if skip(name)),
+        skipped=tuple(name for name in rest if is_skipped(name)),
         missing=tuple(name for name in want if name not in have),
-        unexpected=tuple(name for name in rest if not skip(name)),
+        unexpected=tuple(name for name in rest if not is_skipped(name)),
         misshapen=tuple(bad),
     )
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
-from kerasdiff.checkpoints.load import MismatchError, compare, state
+from kerasdiff.checkpoints.load import check_fit, state
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
 from kerasdiff.checkpoints.tokenizers import clip_tokenizer
 from kerasdiff.clip_tokenizer import SimpleTokenizer
@@ -77,10 +77,7 @@ def check_whole(checkpoint):
             model = without_memory(partial(kind, config_of(config)))
             shapes[part] = shapes.get(part, {}) | state(model).shapes
     for part, wanted in shapes.items():
-        tensors = checkpoint.parts[part]
-        report = compare(tensors.shapes, wanted)
-        if report.fault:
-            raise MismatchError(tensors.source, f"the {part}", report)
+        check_fit(checkpoint.parts[part], wanted, f"the {part}")
 
 
 class Models:

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 
 from kerasdiff.block_plan import autoencoder_plan, diffusion_model_plan
 
+PART_OF = {  # networks with one text encoder, and the parts of a checkpoint with their weights
+    "text_encoder": "text_encoder",
+    "image_encoder": "vae",
+    "decoder": "vae",
+    "diffusion_model": "unet",
+}
 UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",

@@ -11,7 +11,16 @@ from dataclasses import fields as fields_of
 
 from kerasdiff.checkpoints.config_fields import DIFFUSERS_RECORDS, Fields, is_integer, is_number
 from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.configs import ScheduleConfig
+from kerasdiff.configs import (
+    BETA_SCHEDULES,
+    FINAL_SIGMAS,
+    FIXED_VARIANCES,
+    PREDICTION_TYPES,
+    SIGMA_SPACINGS,
+    SOLVER_TYPES,
+    TIMESTEP_SPACINGS,
+    ScheduleConfig,
+)
 
 MAX_TIMESTEPS = 100_000
 COMMON = (
@@ -132,18 +141,18 @@ def schedule_config(json):
     fields = Fields(
         "scheduler", unsaid | json, HONOURED | _known(defaults), fixed, NO_EFFECT | foreign
     )
-    spacing = fields.choice("timestep_spacing", (None, "leading", "linspace", "trailing"))
+    spacing = fields.choice("timestep_spacing", (None, *TIMESTEP_SPACINGS))
     return ScheduleConfig(
         **_betas(fields),
         **_solver(fields, kind),
-        prediction_type=fields.choice("prediction_type", ("epsilon", "v_prediction", "sample")),
+        prediction_type=fields.choice("prediction_type", PREDICTION_TYPES),
         spacing=spacing,
         sigma_spacing=_sigma_spacing(fields),
         sigma_min=fields.number("sigma_min", 1e-6, 1e6, optional=True),
         sigma_max=fields.number("sigma_max", 1e-6, 1e6, optional=True),
         steps_offset=fields.integer("steps_offset", 0, MAX_TIMESTEPS),
         set_alpha_to_one=fields.flag("set_alpha_to_one"),
-        final_sigma=fields.choice("final_sigmas_type", ("zero", "sigma_min")),
+        final_sigma=fields.choice("final_sigmas_type", FINAL_SIGMAS),
         original_inference_steps=fields.integer("original_inference_steps", 1, MAX_TIMESTEPS),
         timestep_scaling=fields.number("timestep_scaling", 0.0, 1e6),
     )
@@ -166,7 +175,7 @@ def schedule_json(config):
         if value is not None and (name in own or name in SPOKEN or value != default)
     }
     table |= {name: FIXED[name][0] for name in FIXED if name in own or name in SPOKEN}
-    for name in ("karras", "exponential"):
+    for name in SIGMA_SPACINGS:
         if f"use_{name}_sigmas" in own or config.sigma_spacing == name:
             table[f"use_{name}_sigmas"] = config.sigma_spacing == name
     if kind == MULTISTEP_CLASS:
@@ -195,9 +204,7 @@ def _betas(fields):
         "num_train_timesteps": count,
         "beta_start": start,
         "beta_end": end,
-        "beta_schedule": fields.choice(
-            "beta_schedule", ("scaled_linear", "linear", "squaredcos_cap_v2")
-        ),
+        "beta_schedule": fields.choice("beta_schedule", BETA_SCHEDULES),
         "trained_betas": betas,
         "zero_terminal_snr": fields.flag("rescale_betas_zero_snr"),
     }
@@ -216,11 +223,11 @@ def _solver(fields, kind):
         sampler, order = names[algorithm, order], ScheduleConfig.solver_order
     variance = fields["variance_type"]
     if kind == DDPM_CLASS or variance is not None:
-        variance = fields.choice("variance_type", ("fixed_small", "fixed_small_log", "fixed_large"))
+        variance = fields.choice("variance_type", FIXED_VARIANCES)
     return {
         "sampler": sampler,
         "solver_order": order,
-        "solver_type": fields.choice("solver_type", (None, "midpoint", "heun", "bh1", "bh2")),
+        "solver_type": fields.choice("solver_type", SOLVER_TYPES),
         "lower_order_final": fields.flag("lower_order_final"),
         "euler_at_final": fields.flag("euler_at_final"),
         "disable_corrector": _steps(fields, "disable_corrector"),
@@ -236,7 +243,7 @@ def _steps(fields, name):
 
 
 def _sigma_spacing(fields):
-    chosen = [name for name in ("karras", "exponential") if fields.flag(f"use_{name}_sigmas")]
+    chosen = [name for name in SIGMA_SPACINGS if fields.flag(f"use_{name}_sigmas")]
     if len(chosen) == 2:
         fields.refuse("use_exponential_sigmas", True, "false where `use_karras_sigmas` is true")
     return chosen[0] if chosen else None

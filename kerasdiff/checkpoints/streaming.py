@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from kerasdiff.block_plan import unet_blocks
-from kerasdiff.checkpoints.load import MismatchError, compare, torch_shape
+from kerasdiff.checkpoints.load import check_fit, state
 from kerasdiff.diffusion_model import DiffusionModel, Walk
 from kerasdiff.layers import tensor_name, to_torch_axes, without_memory
 
@@ -27,10 +27,7 @@ class StreamedDiffusionModel:
     def __init__(self, config, tensors, dtype=None):
         self.config, self.tensors = config, tensors
         self.model = without_memory(lambda: DiffusionModel(config, dtype=dtype))
-        shapes = {tensor_name(v): torch_shape(v) for v in self.model.variables}
-        report = compare(tensors.shapes, shapes)
-        if report.fault:
-            raise MismatchError(tensors.source, self.model.name, report)
+        check_fit(tensors, state(self.model).shapes, self.model.name)
 
     def __call__(self, inputs, training=False):
         """What F predicts, (B, h, w, out_channels), for a dict of inputs."""

@@ -51,19 +51,19 @@ def unet_fields(shapes):
     }
 
 
-def autoencoder_fields(shapes, prefix=VAE):
+def autoencoder_fields(shapes):
     """The fields of `AutoencoderConfig` that a file shows; see `unet_fields`."""
-    count = count_of(shapes, f"{prefix}encoder.down.", ".block.0.conv1.weight")
-    blocks = [f"{prefix}encoder.down.{i}.block." for i in range(max(count, 1))]
+    count = count_of(shapes, f"{VAE}encoder.down.", ".block.0.conv1.weight")
+    blocks = [f"{VAE}encoder.down.{i}.block." for i in range(max(count, 1))]
     widths = (shape_of(shapes, f"{block}0.conv1.weight", 4)[0] for block in blocks)
     return {
-        "image_channels": shape_of(shapes, f"{prefix}encoder.conv_in.weight", 4)[1],
-        "latent_channels": shape_of(shapes, f"{prefix}decoder.conv_in.weight", 4)[1],
+        "image_channels": shape_of(shapes, f"{VAE}encoder.conv_in.weight", 4)[1],
+        "latent_channels": shape_of(shapes, f"{VAE}decoder.conv_in.weight", 4)[1],
         "channels": tuple(widths),
         "layers_per_block": count_of(shapes, blocks[0], ".conv1.weight"),
-        "quant_conv": f"{prefix}quant_conv.weight" in shapes,
-        "post_quant_conv": f"{prefix}post_quant_conv.weight" in shapes,
-        "mid_attention": f"{prefix}decoder.mid.attn_1.q.weight" in shapes,
+        "quant_conv": f"{VAE}quant_conv.weight" in shapes,
+        "post_quant_conv": f"{VAE}post_quant_conv.weight" in shapes,
+        "mid_attention": f"{VAE}decoder.mid.attn_1.q.weight" in shapes,
     }
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
+from kerasdiff import images
 from kerasdiff.cli.start import add_files_of, files_of, import_quietly
 
 INFO = """\
@@ -46,8 +47,6 @@ def info(options):
     """`kerasdiff info FILE`: what a checkpoint, or a PNG of ours, says about itself."""
     path = Path(options.path)
     if path.suffix.lower() == ".png":
-        from kerasdiff import images
-
         print(images.read_parameters(path) or f"{path}: holds no parameters")
         return
     from kerasdiff.checkpoints.checkpoint import find_and_open

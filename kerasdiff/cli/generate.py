@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import kerasdiff
+from kerasdiff import images
 from kerasdiff.cli.start import add_model, open_model, picture_size
+from kerasdiff.configs import MEMORY
+from kerasdiff.demo.captions import all_words
 from kerasdiff.options import MAX_PICTURES, Options
 
 SOME = "ddim, euler, euler_ancestral, heun, dpmpp_2m, unipc, ... (docs/samplers.md)"
@@ -77,7 +80,7 @@ def _add_sampling(add):
 def _add_economies(add):
     # All pictures are made in one go: no network is needed again once the next one is.
     add.add_argument(
-        "--memory", default="medium", choices=("high", "medium", "low"),
+        "--memory", default="medium", choices=MEMORY,
         help="medium holds one network at a time, low a layer at a time (%(default)s)",
     )  # fmt: skip
     add.add_argument("--split-guidance", action="store_true", help="less memory, two calls")
@@ -117,8 +120,6 @@ def generate(options):
 
 
 def _tell_unknown_words(prompt):
-    from kerasdiff.demo.captions import all_words
-
     unknown = [word for word in re.findall(r"[^\W\d_]+", prompt) if word.lower() not in all_words()]
     if unknown:
         print(
@@ -161,8 +162,6 @@ def _paint(model, options, seed):
 
 
 def _save(pictures, targets, options, model, seed, strength):
-    from kerasdiff import images
-
     sampler = options.sampler or model.config.schedule.sampler
     scale = model.config.guidance_scale if options.guidance is None else options.guidance
     asks_twice = model.asks_twice(Options(unconditional_guidance_scale=scale))
@@ -200,8 +199,6 @@ def _name(model):
 
 def _targets(output, count):
     """A file for each picture, checked to be writable before any work is done."""
-    from kerasdiff import images
-
     output = images.check_target(output)
     if not 1 <= count <= MAX_PICTURES:
         raise ValueError(f"--batch must be from 1 to {MAX_PICTURES}, not {count}")

@@ -5,6 +5,8 @@ import gc
 import os
 import sys
 
+from kerasdiff.configs import PREDICTION_TYPES
+
 
 def import_quietly(has_pool=True):
     """Imports the framework without its start-up log, which helps nobody and hides errors.
@@ -16,6 +18,7 @@ def import_quietly(has_pool=True):
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)  # it is written past Python, to the file descriptor
+    collects = gc.isenabled()
     gc.disable()  # what is imported stays: looking for garbage in it took an eighth of the time
     try:
         from kerasdiff.backend import device, prepare_compiler
@@ -28,7 +31,8 @@ def import_quietly(has_pool=True):
             f"KERAS_BACKEND={backend} needs a package: pip install {error.name}"
         ) from None
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
@@ -41,7 +45,7 @@ def add_files_of(add):
     """Adds the options that say which files of a checkpoint are meant."""
     add.add_argument("--vae", metavar="MODEL", help="another autoencoder: preset, file or folder")
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
-    add.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"))
+    add.add_argument("--prediction-type", choices=PREDICTION_TYPES)
 
 
 def files_of(options):
@@ -59,8 +63,8 @@ def add_model(add):
 
 def open_model(options, **arguments):
     """`StableDiffusion.from_preset` of the options of `add_model`, after a quiet start."""
-    by_xla = arguments.get("jit_compile", False) and arguments.get("memory") != "low"
-    import_quietly(has_pool=not by_xla)
+    by_xla, is_low = arguments.get("jit_compile", False), arguments.get("memory") == "low"
+    import_quietly(has_pool=not by_xla and not is_low)
     from kerasdiff.stable_diffusion import StableDiffusion
 
     arguments |= files_of(options)

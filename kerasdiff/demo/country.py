@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from kerasdiff.demo.drawing import Canvas
-from kerasdiff.demo.painting import HORIZON
+from kerasdiff.demo.painting import HORIZON, box
 from kerasdiff.demo.seeing import correlate, distance, distance_to_shades, spread
 from kerasdiff.demo.weather import LIGHTS
 from kerasdiff.demo.words import COLOURS
@@ -164,9 +164,9 @@ class _Form:
 def _forms():
     """The forms of `painting` at scale 1: (body, timber) of house and boat, crowns, slopes."""
     roof = [(-0.19, -0.1), (-0.1, -0.24), (0.1, -0.24), (0.19, -0.1)]
-    holes = [_box(0.0, 0.045, 0.035, 0.06)]  # door and windows
-    holes += [_box(x, -0.016, 0.036, 0.04) for x in (-0.093, 0.093)]
-    walls = _Form(_drawn(_box(0.0, 0.0, 0.155, 0.1)), _drawn(roof, *holes))
+    holes = [box(0.0, 0.045, 0.035, 0.06)]  # door and windows
+    holes += [box(x, -0.016, 0.036, 0.04) for x in (-0.093, 0.093)]
+    walls = _Form(_drawn(box(0.0, 0.0, 0.155, 0.1)), _drawn(roof, *holes))
     main_sail = [(0.029, -0.34), (0.205, -0.035), (0.029, -0.035)]
     fore_sail = [(0.001, -0.31), (-0.125, -0.035), (0.001, -0.035)]
     hull = [(-0.2, 0.0), (0.21, 0.0), (0.14, 0.085), (-0.13, 0.085)]
@@ -186,8 +186,3 @@ def _forms():
 
 def _drawn(*outlines):
     return Canvas(GRID).polygons(*[np.add(outline, 0.5) for outline in outlines]) > 0.5
-
-
-def _box(x, y, across, down):
-    return [(x - across, y - down), (x + across, y - down), (x + across, y + down),
-            (x - across, y + down)]  # fmt: skip

@@ -8,7 +8,7 @@ from kerasdiff.demo.scenes import random_scene
 
 
 class DemoScenes:
-    """A source (see `training.pictures`) of scenes that are no held-out combinations.
+    """A source (see `training.data.sources`) of scenes that are no held-out combinations.
 
     Args:
         count: number of pictures; picture i is the same for every count.

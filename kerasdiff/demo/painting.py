@@ -66,23 +66,23 @@ def _house(canvas, light, colour, place, scale):
     wide, high, roof = 0.155 * scale, 0.2 * scale, 0.14 * scale
     eaves = ground - high
     ambient = np.float32(light.ambient)
-    walls = canvas.polygons(_box(x, ground - high / 2, wide, high / 2))
+    walls = canvas.polygons(box(x, ground - high / 2, wide, high / 2))
     top = canvas.polygons(
         [(x - wide * 1.22, eaves + 0.006), (x - wide * 0.62, eaves - roof),
          (x + wide * 0.62, eaves - roof), (x + wide * 1.22, eaves + 0.006)]
     )  # fmt: skip
     ground_shadow = canvas.ellipses((x + 0.03, ground, wide * 1.25, 0.022))
     canvas.shade(ground_shadow, 0.0, 0.0, 0.012, 0.4)
-    flue = _box(x + wide * 0.5, eaves - roof * 0.86, 0.02 * scale, 0.055 * scale)
+    flue = box(x + wide * 0.5, eaves - roof * 0.86, 0.02 * scale, 0.055 * scale)
     canvas.paint(canvas.polygons(flue), np.float32((150, 92, 80)) * ambient)
     canvas.paint(walls, canvas.lit(np.float32(COLOURS[colour]) * ambient, (x, ground - 0.1), 0.16))
     canvas.shade(walls * top, 0.0, 0.018, 0.006, 0.3)
     canvas.paint(top, canvas.lit(np.float32((92, 84, 98)) * ambient, (x, eaves - 0.07), 0.16, 0.2))
-    door = canvas.polygons(_box(x, ground - 0.055 * scale, 0.03 * scale, 0.055 * scale))
+    door = canvas.polygons(box(x, ground - 0.055 * scale, 0.03 * scale, 0.055 * scale))
     canvas.paint(door, np.float32((112, 70, 46)) * ambient)
     places = [(x + s * wide * 0.6, ground - high * 0.58) for s in (-1, 1)]
-    frames = canvas.polygons(*[_box(*p, 0.034 * scale, 0.038 * scale) for p in places])
-    panes = canvas.polygons(*[_box(*p, 0.025 * scale, 0.029 * scale) for p in places])
+    frames = canvas.polygons(*[box(*p, 0.034 * scale, 0.038 * scale) for p in places])
+    panes = canvas.polygons(*[box(*p, 0.025 * scale, 0.029 * scale) for p in places])
     canvas.paint(frames, np.float32((250, 250, 246)) * ambient)
     dark = light is LIGHTS["night"]
     canvas.paint(panes, (255, 220, 120) if dark else np.float32((136, 190, 222)) * ambient)
@@ -128,7 +128,7 @@ _TREE_PAINTERS = {"pine": _pine, "oak": _oak, "cherry": _cherry}
 def _trunk(canvas, light, place, wide, high):
     x, ground = place
     canvas.shade(canvas.ellipses((x + 0.02, ground, 0.1, 0.018)), 0.0, 0.0, 0.012, 0.35)
-    trunk = canvas.polygons(_box(x, ground - high / 2, wide, high / 2))
+    trunk = canvas.polygons(box(x, ground - high / 2, wide, high / 2))
     canvas.paint(trunk, canvas.lit(np.float32((116, 78, 52)) * light.ambient, place, wide * 2, 0.2))
 
 
@@ -162,7 +162,7 @@ def _boat(canvas, light, colour, place, scale):
     ambient = np.float32(light.ambient)
     canvas.shade(canvas.ellipses((x, water + 0.01, 0.2 * scale, 0.02)), 0.0, 0.01, 0.012, 0.35)
     deck, mast_x = water - 0.075 * scale, x + 0.015 * scale
-    mast = canvas.polygons(_box(mast_x, deck - 0.18 * scale, 0.007 * scale, 0.19 * scale))
+    mast = canvas.polygons(box(mast_x, deck - 0.18 * scale, 0.007 * scale, 0.19 * scale))
     canvas.paint(mast, np.float32((96, 66, 46)) * ambient)
     top = deck - 0.37 * scale
     foot = deck - 0.035 * scale
@@ -178,7 +178,7 @@ def _boat(canvas, light, colour, place, scale):
          (x - 0.13 * scale, water + 0.012)]
     )  # fmt: skip
     canvas.paint(hull, canvas.lit(np.float32((134, 84, 54)) * ambient, (x, deck), 0.2, 0.2))
-    stripe = canvas.polygons(_box(x + 0.004, deck + 0.009, 0.195 * scale, 0.009))
+    stripe = canvas.polygons(box(x + 0.004, deck + 0.009, 0.195 * scale, 0.009))
     canvas.paint(stripe * hull, np.float32((236, 222, 196)) * ambient)
 
 
@@ -216,7 +216,8 @@ def _places(scene, rng):
         yield thing, 0.5 + place, rng.uniform(*PAIR_RADIUS)
 
 
-def _box(x, y, across, down):
+def box(x, y, across, down):
+    """The corners of a box around (x, y), as far across and down from there."""
     return [(x - across, y - down), (x + across, y - down), (x + across, y + down),
             (x - across, y + down)]  # fmt: skip
 
@@ -242,7 +243,7 @@ def _circle():
 # Closed outlines about the origin, some 1 in radius.
 OUTLINES = {
     "circle": _circle(),
-    "square": np.array(_box(0.0, 0.0, 0.82, 0.82)),
+    "square": np.array(box(0.0, 0.0, 0.82, 0.82)),
     "triangle": np.array([(0.0, -0.95), (1.02, 0.8), (-1.02, 0.8)]),
     "star": _star(),
     "heart": _heart(),

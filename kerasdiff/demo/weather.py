@@ -42,7 +42,7 @@ LIGHTS = {
 }  # fmt: skip
 
 
-def paint_sky(canvas, light, rng, orb_x=None):
+def paint_sky(canvas, light, rng):
     """Sky, stars, sun or moon, and clouds; returns the sun's (x, y)."""
     canvas.pixels[:] = canvas.gradient(light.sky)
     if light is LIGHTS["night"]:
@@ -50,7 +50,7 @@ def paint_sky(canvas, light, rng, orb_x=None):
         sizes = rng.uniform(0.003, 0.0065, 26)
         stars = canvas.ellipses(*[(x, y, r, r) for (x, y), r in zip(places, sizes, strict=True)])
         canvas.paint(stars * 0.9, (255, 250, 232))
-    x = rng.uniform(0.16, 0.84) if orb_x is None else orb_x
+    x = rng.uniform(0.16, 0.84)
     y = rng.uniform(*light.orb_height)
     distance = np.hypot(canvas.x - x, canvas.y - y)
     canvas.add_light(light.glow * np.exp(-((distance / 0.2) ** 2)), light.orb)

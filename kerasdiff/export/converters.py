@@ -137,7 +137,7 @@ def _needs_range(operation):
     """Whether half precision is too coarse: a timestep's angles, statistics of norms, softmax."""
     children = [child for output in operation.outputs for child in output.child_ops]
     kinds = {each.op_type for each in (operation, *children)} & {"sin", "cos"}
-    return bool(kinds) or operation.op_type in {"square", "reduce_mean", "rsqrt", "softmax"}
+    return bool(kinds) or operation.op_type in {"square", "reduce_mean", "pow", "softmax"}
 
 
 _CONVERTERS = {"litert": _litert, "openvino": _openvino, "coreml": _coreml}

@@ -45,7 +45,7 @@ class Sampler(tf.Module):
         self.factor = self.config.autoencoder.factor
         self.latent_size = tuple(side and side // self.factor for side in size)
         self.channels = self.config.autoencoder.latent_channels
-        self.paints = self.config.diffusion_model.in_channels != self.channels
+        self.paints = self.config.paints
         self.mode = "off" if self.config.diffusion_model.time_cond_dim else "batched"
         self._programs(models, jit_compile)
 

@@ -106,7 +106,7 @@ def _with_noise(sampler, takes):
 def _from_picture(sampler, takes):
     def from_picture(**given):
         steps, scale = _checked(sampler, given)
-        taken = _taken(sampler, steps, given["strength"])
+        taken = _taken(steps, given["strength"])
         image, size = _picture(sampler, given)
         latent_size = [side // sampler.factor for side in size]
         count, masked = tf.shape(given["tokens"])[0], "mask" in given
@@ -143,7 +143,7 @@ def _checked(sampler, given):
         return tf.identity(steps), tf.identity(scale)
 
 
-def _taken(sampler, steps, strength):
+def _taken(steps, strength):
     """How many of the steps are taken, as Python counts them from the same decimal number."""
     # The float32 of 0.7 is a little less than 0.7, and 10 * 0.7 steps are 7.
     exact = tf.round(tf.cast(strength, "float64") * 1e6) / 1e6

@@ -74,13 +74,12 @@ def save_module(module, folder, signatures):
 
 def _checked_tasks(config, tasks):
     """The given tasks, or all that the network can do."""
-    paints = config.diffusion_model.in_channels != config.autoencoder.latent_channels
     if tasks is None:
-        return ("inpaint",) if paints else TASKS
+        return ("inpaint",) if config.paints else TASKS
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks or isinstance(tasks, str):
         raise ValueError(f"`tasks` must be some of {', '.join(TASKS)}, not {tasks!r}")
-    if paints and set(tasks) != {"inpaint"}:
+    if config.paints and set(tasks) != {"inpaint"}:
         raise ValueError(
             f'this checkpoint is for inpainting: `tasks` can be ["inpaint"], not {tasks!r}'
         )

@@ -33,13 +33,13 @@ def check_target(path):
     """The `Path` of a PNG to write, refused with a ValueError where that cannot be."""
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"--output {path}: the name must end in .png")
+        raise ValueError(f"`output` {path}: the name must end in .png")
     if not path.parent.is_dir():
-        raise ValueError(f"--output {path}: there is no folder {path.parent}")
+        raise ValueError(f"`output` {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--output {path}: the folder {path.parent} cannot be written to")
+        raise ValueError(f"`output` {path}: the folder {path.parent} cannot be written to")
     if path.is_dir():
-        raise ValueError(f"--output {path}: that is a folder")
+        raise ValueError(f"`output` {path}: that is a folder")
     return path
 
 

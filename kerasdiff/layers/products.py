@@ -110,12 +110,13 @@ def _filter(x, kernel):
     above, below = ops.pad(fours[:, :-1, 3], beside[0]), ops.pad(fours[:, 1:, 0], beside[1])
 
     def add_product(index, fours, above, below, kernel, out):
-        of_rows, of_taps, of_outputs = ops.split(ops.take(_MIXTURES, index, axis=0), (6, 9))
-        mixed = _weighted_sum([above, *ops.unstack(fours, axis=2), below], of_rows)
-        taps = _weighted_sum(ops.split(kernel, 3), of_taps)
+        mixture = ops.take(_MIXTURES, index, axis=0)
+        weights = ops.unstack(mixture)
+        mixed = _weighted_sum([above, *ops.unstack(fours, axis=2), below], weights[:6])
+        taps = _weighted_sum(ops.split(kernel, 3), weights[6:9])
         product = ops.conv(mixed, taps, 1, "same", data_format="channels_last")
         # (B, H / 4, W, O) -> (B, H / 4, 4, W, O)
-        out = out + product[:, :, None] * ops.reshape(of_outputs, (4, 1, 1))
+        out = out + product[:, :, None] * ops.reshape(mixture[9:], (4, 1, 1))
         return index + 1, fours, above, below, kernel, out
 
     out = ops.zeros((batch, height // 4, 4, width, kernel.shape[-1]), x.dtype)
@@ -125,7 +126,7 @@ def _filter(x, kernel):
 
 
 def _weighted_sum(arrays, weights):
-    return sum(a * weight for a, weight in zip(arrays, ops.unstack(weights), strict=True))
+    return sum(array * weight for array, weight in zip(arrays, weights, strict=True))
 
 
 def _mixtures():

@@ -46,17 +46,10 @@ class Attention(Composite):
         self.to_v.build(context_shape or x_shape)
         self.to_out.build(x_shape)
 
-    def keys_and_values(self, context):
-        """What `call` makes of a context: two tensors (B, Tk, C), for many calls with one text."""
-        return self.to_k(context), self.to_v(context)
-
-    def call(self, x, context=None, keys=None, values=None):
-        """Attends to `keys` and `values` if given, else to `context` if given, else to `x`."""
-        if (keys is None) != (values is None):
-            raise ValueError(f"{self.name}: `keys` and `values` must be given together")
-        if keys is None:
-            keys, values = self.keys_and_values(x if context is None else context)
-        mask = None
+    def call(self, x, context=None):
+        """Attends to `context` if given, else to `x`."""
+        context, mask = x if context is None else context, None
+        keys, values = self.to_k(context), self.to_v(context)
         if self.causal:
             rows, columns = ops.arange(ops.shape(x)[1]), ops.arange(ops.shape(keys)[1])
             mask = rows[:, None] >= columns  # (Tq, Tk)

@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kerasdiff.configs import ScheduleConfig
+from kerasdiff.configs import (
+    FINAL_SIGMAS,
+    FIXED_VARIANCES,
+    PREDICTION_TYPES,
+    SIGMA_SPACINGS,
+    SOLVER_TYPES,
+    TIMESTEP_SPACINGS,
+    ScheduleConfig,
+)
 from kerasdiff.noise_scheduler import sigma_to_timestep
 from kerasdiff.samplers import multistep, one_step
 from kerasdiff.samplers import spacing as _spacing
@@ -56,16 +64,16 @@ SAMPLERS = {
     "lcm": _Sampler(one_step.lcm, _spacing.distilled),
     "tcd": _Sampler(one_step.tcd, _spacing.distilled, eta=0.0),
 }
-SPACINGS = (*_spacing.TIMESTEP_SPACINGS, *_spacing.SIGMA_SPACINGS)
+SPACINGS = (*TIMESTEP_SPACINGS, *SIGMA_SPACINGS)
 
 _CHOICES = {
-    "prediction_type": ("epsilon", "v_prediction", "sample"),
-    "spacing": (None, *_spacing.TIMESTEP_SPACINGS),
-    "sigma_spacing": (None, *_spacing.SIGMA_SPACINGS),
-    "final_sigma": ("zero", "sigma_min"),
+    "prediction_type": PREDICTION_TYPES,
+    "spacing": (None, *TIMESTEP_SPACINGS),
+    "sigma_spacing": (None, *SIGMA_SPACINGS),
+    "final_sigma": FINAL_SIGMAS,
     "solver_order": (1, 2, 3),
-    "solver_type": (None, "midpoint", "heun", "bh1", "bh2"),
-    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large"),
+    "solver_type": SOLVER_TYPES,
+    "variance_type": FIXED_VARIANCES,
 }
 
 
@@ -171,10 +179,10 @@ def _check_schedule(sampler, legs, schedule):
         raise ValueError(
             f"`schedule` {schedule!r} is not for {sampler}, which has timesteps of its own"
         )
-    if legs in (_spacing.discrete, _spacing.successive) and schedule in _spacing.SIGMA_SPACINGS:
+    if legs in (_spacing.discrete, _spacing.successive) and schedule in SIGMA_SPACINGS:
         raise ValueError(
             f"`schedule` {schedule!r} is for samplers between noise levels; {sampler} takes one of "
-            f"{', '.join(_spacing.TIMESTEP_SPACINGS)}"
+            f"{', '.join(TIMESTEP_SPACINGS)}"
         )
 
 

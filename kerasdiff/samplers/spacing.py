@@ -1,6 +1,6 @@
 """Which timesteps and noise levels a sampler visits.
 
-The lists differ by family, and pictures depend on them: see `discrete`, `distilled`,
+The lists differ by family, and pictures depend on them: see `discrete`, `successive`, `distilled`,
 `continuous` and `half_log`. Each takes (config, num_steps, eta) and returns a plan's legs.
 """
 
@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from kerasdiff.configs import SIGMA_SPACINGS
 from kerasdiff.noise_scheduler import alphas_cumprod_of, sigma_to_timestep, to_sigmas
 from kerasdiff.samplers.table import Leg, Level
 
-TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
-SIGMA_SPACINGS = ("karras", "exponential")
 _RHO = 7.0
 """The exponent of Karras' levels (arXiv 2206.00364, equation 5)."""
 

@@ -77,7 +77,7 @@ class InversionSource:
         if not templates or not all("{}" in template for template in templates):
             raise ValueError("`templates` must be sentences with {} where the token goes")
         self.source, self.token, self.templates = source, token, tuple(templates)
-        self.repeats, self.skipped = repeats, source.skipped
+        self.skipped = source.skipped
         self.sizes = list(source.sizes) * repeats
 
     def __len__(self):

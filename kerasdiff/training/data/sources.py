@@ -195,8 +195,11 @@ def fitted(image, size):
     return np.array(image)
 
 
-def summary(skipped, most=5):
+SHOWN = 5  # reasons in a summary
+
+
+def summary(skipped):
     """The first few of what was skipped, in one line."""
-    shown = [f"{name}: {reason}" for name, reason in list(skipped.items())[:most]]
+    shown = [f"{name}: {reason}" for name, reason in list(skipped.items())[:SHOWN]]
     more = len(skipped) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")

@@ -9,18 +9,10 @@ import keras
 from kerasdiff.block_plan import autoencoder_plan, diffusion_model_plan
 from kerasdiff.checkpoints.checkpoint import Checkpoint, find_and_open, with_vae
 from kerasdiff.checkpoints.models import Models
-from kerasdiff.checkpoints.names import parts_of
+from kerasdiff.checkpoints.names import PART_OF, parts_of
 from kerasdiff.checkpoints.presets import find
 from kerasdiff.configs import FAMILIES
 from kerasdiff.layers import tensor_name
-
-PARTS = {
-    "diffusion_model": "unet",
-    "text_encoder": "text_encoder",
-    "image_encoder": "vae",
-    "decoder": "vae",
-}
-"""Networks, and the parts of a checkpoint that hold their weights."""
 
 
 def open_model(settings):
@@ -49,7 +41,7 @@ def open_model(settings):
 
 def _check_diffusion(settings, checkpoint):
     network = checkpoint.config.diffusion_model
-    if network.in_channels != checkpoint.config.autoencoder.latent_channels:
+    if checkpoint.config.paints:
         raise ValueError(f"{settings.model}: inpainting networks cannot be trained")
     if len(checkpoint.config.text_encoders) > 1 or network.added_embed_dim:
         raise ValueError(f"{settings.model}: networks with two text encoders cannot be trained")
@@ -71,14 +63,14 @@ def make_networks(names, settings, checkpoint):
     """Keras models by name, with their weights or drawn from Keras' global seed.
 
     Args:
-        names: keys of `PARTS`.
+        names: keys of `names.PART_OF`.
         settings: `dtype`, `fresh` and `remat` count.
         checkpoint: of `open_model`.
     """
     fresh, config = fresh_parts(settings, checkpoint), checkpoint.config
     networks = {}
     for name in names:
-        source = None if PARTS[name] in fresh else checkpoint
+        source = None if PART_OF[name] in fresh else checkpoint
         with recomputation(config) if settings.remat else nullcontext():
             networks[name] = Models(config, settings.dtype, source).make(name)
     return networks
@@ -108,7 +100,7 @@ def choose_trained(networks, patterns):
     """Lets the variables train in whose names a pattern is found, and no others.
 
     Args:
-        networks: dict by names as in `PARTS`.
+        networks: dict by names as in `names.PART_OF`.
         patterns: regular expressions; names are such as "unet.conv_in.weight".
 
     Returns:
@@ -120,14 +112,14 @@ def choose_trained(networks, patterns):
     found, count = set(), 0
     for name, network in networks.items():
         for variable in network.variables:
-            full = f"{PARTS[name]}.{tensor_name(variable)}"
+            full = f"{PART_OF[name]}.{tensor_name(variable)}"
             matching = [pattern for pattern in patterns if re.search(pattern, full)]
             found.update(matching)
             variable.trainable = bool(matching)
             count += bool(matching)
     for pattern in patterns:
         if pattern not in found:
-            parts = ", ".join(dict.fromkeys(PARTS[name] for name in networks))
+            parts = ", ".join(dict.fromkeys(PART_OF[name] for name in networks))
             raise ValueError(
                 f"`train`: {pattern!r} is in no name of a variable that can train here, "
                 f"of the parts {parts}"

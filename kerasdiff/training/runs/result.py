@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from kerasdiff.checkpoints.load import state
-from kerasdiff.checkpoints.names import parts_of
+from kerasdiff.checkpoints.names import PART_OF, parts_of
 from kerasdiff.checkpoints.save import check_suffix, save_autoencoder, save_file, save_folder
 from kerasdiff.checkpoints.tensors import Tensors
 from kerasdiff.training.autoencoder import to_floats
 from kerasdiff.training.averages import averaged
 from kerasdiff.training.data.cached import latent_deviation
-from kerasdiff.training.runs.networks import PARTS, fresh_parts
+from kerasdiff.training.runs.networks import fresh_parts
 
 MEASURED = 200  # pictures whose latents tell the scale of a new autoencoder
 
@@ -35,7 +35,7 @@ def save_result(settings, checkpoint, networks, trainer, source):
     Args:
         settings: `output` and `output_dtype` count.
         checkpoint: what the run started from.
-        networks: dict of models by names as in `networks.PARTS`.
+        networks: dict of models by names as in `names.PART_OF`.
         trainer: its averages are what is saved.
         source: of pictures, where a new autoencoder must be measured.
     """
@@ -44,8 +44,8 @@ def save_result(settings, checkpoint, networks, trainer, source):
     with averaged(trainer):
         if "decoder" in networks and "vae" in fresh_parts(settings, checkpoint):
             config = _measured(config, networks["image_encoder"], source)
-        for part in dict.fromkeys(PARTS[name] for name in networks):
-            halves = [state(networks[name]).entries for name in networks if PARTS[name] == part]
+        for part in dict.fromkeys(PART_OF[name] for name in networks):
+            halves = [state(networks[name]).entries for name in networks if PART_OF[name] == part]
             if part != "vae" or "decoder" in networks:
                 parts[part] = Tensors(part, {k: v for half in halves for k, v in half.items()})
         output.parent.mkdir(parents=True, exist_ok=True)
