@@ -275,4 +275,5 @@ class CompiledModels:
         model = model.moments if name == "image_encoder" else model
         often = name.endswith("decoder")
         jit_compile = self.jit_compile if often else for_few_calls(self.jit_compile)
-        return Program(partial(model, training=False), model, jit_compile)
+        spares = self.memory == "low" or self.tile is not None
+        return Program(partial(model, training=False), model, jit_compile, spares=spares)

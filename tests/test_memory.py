@@ -46,6 +46,22 @@ def test_low_memory_does_without_tensorflow_s_pool(folder, monkeypatch, memory, 
     assert asked == [{"has_pool": has_pool}]
 
 
+@pytest.mark.parametrize(
+    "options, spares", [({}, False), ({"memory": "medium"}, False), ({"memory": "low"}, True),
+                        ({"tile": 16}, True)],
+)  # fmt: skip
+def test_pictures_programs_spare_memory_where_it_is_short(folder, monkeypatch, options, spares):
+    asked = []
+
+    def program(function, model, jit_compile, spares):
+        asked.append(spares)
+        return function
+
+    monkeypatch.setattr(compiled_models, "Program", program)
+    opened(folder, **options).decode(np.zeros((1, 4, 4, 4), "float32"))
+    assert asked == [spares]
+
+
 def test_low_memory_shows_previews(folder):
     seen = []
     opened(folder, memory="low").text_to_image(

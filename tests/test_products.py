@@ -121,6 +121,14 @@ def test_convolutions_are_filtered_where_it_pays(shape, size, filters, form, tak
     assert_near(got, convolved(x, kernel), plain)
 
 
+@pytest.mark.parametrize("width, form", ((128, "filtered"), (256, "conv")))
+def test_where_memory_is_short_smaller_pictures_are_not_filtered(width, form, taken):
+    x, kernel = drawn(1, 128, width, 128), drawn(3, 3, 128, 128)
+    with with_forms(ALL._replace(spares=True)):
+        products.convolve(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
+    assert taken[0] == form
+
+
 def test_zeros_lie_around_a_filtered_picture():
     """Each output of a picture of ones counts the kernel's places inside of it."""
     ones, kernel = np.ones((1, 16, 16, 128), "float32"), np.zeros((3, 3, 128, 128), "float32")
@@ -239,6 +247,7 @@ def found_forms(**how):
 
 def test_only_programs_for_this_processor_take_them(on_processor, monkeypatch):
     assert found_forms() == HERE
+    assert found_forms(spares=True) == HERE._replace(spares=True)
     assert found_forms(jit_compile=False) == found_forms(travels=True) == Forms()
     monkeypatch.setattr(product_forms, "device", lambda: "gpu")
     assert found_forms() == Forms()

@@ -10,11 +10,14 @@ from kerasdiff.backend.devices import device
 
 
 class Forms(NamedTuple):
-    """Forms of products that are faster than the plain ones; see `layers.products`."""
+    """Forms of products that are faster than the plain ones, some of small pictures alone where
+    memory is short; see `layers.products`.
+    """
 
     filtered: bool = False
     paired: bool = False
     widened: bool = False
+    spares: bool = False
 
 
 HALF = ("bfloat16", "float16")
@@ -47,8 +50,13 @@ def _is_widened(dtype):
     return forms().widened and keras.backend.standardize_dtype(dtype) in HALF
 
 
-def faster_forms():
-    """What XLA computes faster on processors; JAX's has another way with matrices."""
+def faster_forms(spares=False):
+    """What XLA computes faster on processors; JAX's has another way with matrices.
+
+    Args:
+        spares: whether memory counts for more.
+    """
     name, on_processor = keras.backend.backend(), device() == "cpu"
     filtered = on_processor and name in ("tensorflow", "jax")
-    return Forms(filtered, paired=filtered and name == "tensorflow", widened=filtered)
+    paired = filtered and name == "tensorflow"
+    return Forms(filtered, paired, widened=filtered, spares=spares)

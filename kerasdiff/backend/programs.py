@@ -24,16 +24,17 @@ class Program:
             op), `"auto"` is what is faster on the device in the model's compute dtype; OpenVINO has
             one way to compile.
         travels: whether other machines run it too: it is not fitted to this processor then.
+        spares: whether memory counts for more than time, see `product_forms`.
 
     Attributes:
         traces: how many times `function` has been traced; a steady count means that nothing is
             compiled again.
     """
 
-    def __init__(self, function, model, jit_compile="auto", travels=False):
+    def __init__(self, function, model, jit_compile="auto", travels=False, spares=False):
         models = model if isinstance(model, list) else [model]
         self.traces, self._compiling = 0, ExitStack()
-        self._function, self._travels = function, travels
+        self._function, self._travels, self._spares = function, travels, spares
         self._variables = [variable for each in models for variable in each.variables]
         self.dtype = models[0].compute_dtype
         self.jit_compile = resolve_jit_compile(jit_compile, self.dtype)
@@ -50,7 +51,7 @@ class Program:
         self._compiling.enter_context(giving_back_freed_memory())
         if self._travels or not self.jit_compile:
             return self._function(*inputs)
-        with with_forms(faster_forms()), sharing_traces():
+        with with_forms(faster_forms(self._spares)), sharing_traces():
             return self._function(*inputs)
 
 
