@@ -1,7 +1,7 @@
 """A checkpoint's models as compiled functions: text in, pictures in, the loop, pictures out.
 
-Models are made when first used, programs when first run; both stay until they are replaced, or,
-with little memory, until another model is needed.
+Models are made when first used, programs when first run; both stay until they are replaced. With
+little memory a model gives up its weights when another one is needed, and reads them anew.
 """
 
 import gc
@@ -15,6 +15,8 @@ from kerasdiff.added_tokens import add_token, expand
 from kerasdiff.backend import (
     Program,
     for_few_calls,
+    give_up,
+    holds_weights,
     prepare_compiler,
     resolve_jit_compile,
     runs_one_by_one,
@@ -74,7 +76,8 @@ class CompiledModels:
             raise ValueError('on OpenVINO `memory` must be "high" or "medium", not "low"')
         if memory == "low" and (self._models.int8 or self._models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
-        self._parts, self._programs, self._kept, self._running = {}, {}, set(), None
+        self._parts, self._programs, self._running = {}, {}, None
+        self._kept, self._empty = set(), set()  # names of models: the user's; without weights
         prepare_compiler(has_pool=memory != "low")  # while there is no tensor yet
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile, self.memory = jit_compile, memory
@@ -175,6 +178,7 @@ class CompiledModels:
         if overflows and decoder.compute_dtype != "float32":
             twin = self._models.in_float32(decoder, self._parts.get("float32_decoder"))
             self._parts["float32_decoder"] = twin
+            self._empty.discard("float32_decoder")
             pictures = self._decoded(latents, "float32_decoder")
         if not np.isfinite(pictures).all():
             raise NotFiniteError(
@@ -229,20 +233,26 @@ class CompiledModels:
                         outward)  # fmt: skip
 
     def _part(self, name):
-        """The model or tokenizer `name`; with little memory, other models are let go of first."""
+        """The model or tokenizer `name`; with little memory, other models' weights go first."""
         if self.memory != "high" and not name.startswith("tokenizer"):
             self._let_go(besides=name)
         if name not in self._parts:
             self._parts[name] = self._models.make(name)
+        elif name in self._empty:
+            self._models.fill(self._parts[name], name)
+            self._empty.remove(name)
         return self._parts[name]
 
     def _let_go(self, besides):
-        models = {name for name in self._parts if not name.startswith("tokenizer")}
-        names = models - self._kept - {besides, self._running}
-        if names:
-            self._forget(names)
-            for _ in range(2):  # models and programs hold on to themselves, then what they traced
-                gc.collect()
+        """Has models give up their weights; their programs read the next ones."""
+        models = {name for name in self._parts if not name.startswith(("tokenizer", "streamed"))}
+        names = models - self._kept - self._empty - {besides, self._running}
+        self._empty |= names
+        if names and holds_weights():
+            self._forget_programs(names)
+            gc.collect()  # programs hold on to themselves
+        for name in names:
+            give_up(self._parts[name].variables)
 
     @contextmanager
     def _keeping(self, name):
@@ -254,8 +264,12 @@ class CompiledModels:
             self._running = None
 
     def _forget(self, names):
-        self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
+        self._forget_programs(names)
         self._parts = {name: part for name, part in self._parts.items() if name not in names}
+        self._empty -= names
+
+    def _forget_programs(self, names):
+        self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
 
     def _program(self, name, how=None):
         """What runs the model `name`, compiled once; for a `Pass`, the loop over the network."""

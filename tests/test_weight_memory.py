@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasdiff.backend.memory import empty, hand_over, new_array
+from kerasdiff.backend import Program
+from kerasdiff.backend.memory import empty, give_up, hand_over, new_array
 from kerasdiff.checkpoints.tensors import FLOATS
 
 
@@ -50,6 +51,24 @@ def test_a_variable_that_took_an_array_trains_and_outlives_it():
     model.train_on_batch(np.ones((1, 3), "float32"), np.zeros((1, 2), "float32"))
     # loss ((3 w)^2 summed over 2) / 2: the gradient of each weight is 3
     np.testing.assert_allclose(layer.kernel.numpy(), np.full((3, 2), -0.5), rtol=1e-6)
+
+
+def test_a_variable_gives_its_memory_up_and_programs_read_the_next_values():
+    layer = keras.layers.Dense(2, use_bias=False)
+    layer.build((None, 3))
+    model, ones = keras.Sequential([layer]), np.ones((1, 3), "float32")
+    programs = [Program(model, model, jit_compile) for jit_compile in (True, False)]
+    for value in (1.0, 2.0):
+        array = new_array((3, 2), "float32")
+        array[:] = value
+        hand_over(array, layer.kernel)
+        for program in programs:
+            np.testing.assert_allclose(program(ones), np.full((1, 2), 3 * value), rtol=1e-6)
+        give_up([layer.kernel])
+        assert layer.kernel.value.read_value().shape == (0,) and layer.kernel.shape == (3, 2)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            programs[1](ones)
+    assert [program.traces for program in programs] == [1, 1]
 
 
 def test_variables_on_several_devices_are_assigned():

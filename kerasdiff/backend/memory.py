@@ -59,6 +59,21 @@ def hand_over(array, variable):
     variable.assign(array)
 
 
+def give_up(variables):
+    """Frees the memory of variables until their next values; what reads them before fails.
+
+    What else was freed, and still lies with the C library, goes back to the system too.
+    """
+    for variable in variables:
+        nothing = keras.ops.zeros((0,), variable.dtype)
+        if keras.backend.backend() == "tensorflow":
+            hand_over(nothing, variable)  # which looks at no shape, as `assign` does
+        else:
+            variable._value = nothing
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory():
     """Has the C library keep what a step frees for the next step.
 

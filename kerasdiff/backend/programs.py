@@ -14,6 +14,11 @@ from kerasdiff.backend.product_forms import faster_forms, with_forms
 from kerasdiff.backend.shared_traces import sharing_traces
 
 
+def holds_weights():
+    """Whether programs keep weights of their own beside the models': OpenVINO's do."""
+    return keras.backend.backend() == "openvino"
+
+
 class Program:
     """A function over tensors and a model's weights, compiled once for each set of shapes.
 

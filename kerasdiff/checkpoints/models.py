@@ -2,6 +2,9 @@
 
 from functools import partial
 
+from keras import ops
+
+from kerasdiff.backend import hand_over
 from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.load import check_fit, state
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
@@ -122,6 +125,15 @@ class Models:
         self.checkpoint.load(part, model)
         return model
 
+    def fill(self, model, name):
+        """Reads the weights of a model that `make(name)` made and that gave them up."""
+        _, part, _ = _MODELS[name]
+        if part == "unet" and self.int8:
+            for variable, new in zip(model.variables, self.make(name).variables, strict=True):
+                hand_over(new.value, variable)
+        else:
+            self.checkpoint.load(part, model)
+
     def _streamed(self):
         tensors = self.checkpoint.parts["unet"]
         return StreamedDiffusionModel(self.config.diffusion_model, tensors, self.dtype)
@@ -132,7 +144,7 @@ class Models:
             with uninitialized():
                 copy = type(model).from_config(model.get_config() | {"dtype": "float32"})
         for target, source in zip(copy.variables, model.variables, strict=True):
-            target.assign(source.value)
+            hand_over(ops.cast(source.value, target.dtype), target)  # it may have given its own up
         return copy
 
     def _tokenizer(self, name):

@@ -1,6 +1,7 @@
 """Makes one small picture on whatever backend is set: python backend_picture.py OUT FOLDER.
 
-Also assigns one variable: the picture changes, and but on OpenVINO nothing is traced again.
+Also assigns one variable: the picture changes, and but on OpenVINO nothing is traced again; and
+makes the picture twice more, holding one network at a time.
 """
 
 import sys
@@ -37,6 +38,11 @@ def main():
     assert np.abs(first.astype(int) - second).max() > 2
     variable.assign(value)
     assert np.array_equal(picture(model), first)
+    little = StableDiffusion.from_preset(
+        folder, jit_compile=jit_compile == "True", dtype=dtype, memory="medium"
+    )
+    assert all(np.array_equal(picture(little), first) for _ in range(2))
+    assert {program.traces for _, program in little._programs.values()} == {1}
     np.savez(out, latents=decoded[0], pixels=first)
 
 
