@@ -16,10 +16,11 @@ import numpy as np
 from benchmarks.process import set_up_compiler
 from benchmarks.unet_step import make_inputs, medians
 from kerasdiff.backend import Program, device
+from kerasdiff.checkpoints.load import load, state
 from kerasdiff.checkpoints.models import kept_in_float
 from kerasdiff.configs import SD1
 from kerasdiff.diffusion_model import DiffusionModel, timestep_embedding
-from kerasdiff.layers import quantize
+from kerasdiff.layers import quantize, uninitialized
 
 KINDS = {  # name: dtype, int8
     "float32": ("float32", False),
@@ -31,11 +32,11 @@ KINDS = {  # name: dtype, int8
 
 def network(dtype, int8, like):
     """A UNet of some kind with the weights of another."""
-    model = DiffusionModel(SD1.diffusion_model, dtype=dtype)
-    for variable, source in zip(model.variables, like.variables, strict=True):
-        variable.assign(source.value)
-    if int8:
-        quantize(model, kept_in_float(SD1.diffusion_model))
+    with uninitialized():
+        model = DiffusionModel(SD1.diffusion_model, dtype=dtype)
+        if int8:
+            quantize(model, kept_in_float(SD1.diffusion_model))
+    load(model, state(like))
     return model
 
 

@@ -1,11 +1,5 @@
-"""A checkpoint's models as compiled functions: text in, pictures in, the loop, pictures out.
+"""A checkpoint's models as compiled functions: text in, pictures in, the loop, pictures out."""
 
-Models are made when first used, programs when first run; both stay until they are replaced. With
-little memory a model gives up its weights when another one is needed, and reads them anew.
-"""
-
-import gc
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -15,8 +9,6 @@ from kerasdiff.added_tokens import add_token, expand
 from kerasdiff.backend import (
     Program,
     for_few_calls,
-    give_up,
-    holds_weights,
     prepare_compiler,
     resolve_jit_compile,
     runs_one_by_one,
@@ -24,6 +16,7 @@ from kerasdiff.backend import (
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
 from kerasdiff.configs import MEMORY
+from kerasdiff.held_models import HeldModels, in_turn
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.options import check_prompts, check_size
 from kerasdiff.tiles import in_tiles
@@ -33,28 +26,7 @@ class NotFiniteError(ValueError):
     """A decoded picture holds NaN or infinity."""
 
 
-class _Part:
-    """A model or tokenizer that is made when first used and can be replaced by assignment.
-
-    Whoever takes or assigns one may change it: it is never let go of again.
-    """
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, owner, cls=None):
-        if owner is None:
-            return self
-        owner._kept.add(self.name)
-        return owner._part(self.name)
-
-    def __set__(self, owner, value):
-        owner._kept.add(self.name)
-        owner._forget({self.name, f"float32_{self.name}"})
-        owner._parts[self.name] = value
-
-
-class CompiledModels:
+class CompiledModels(HeldModels):
     """Keras models of one checkpoint and the programs that run them.
 
     Args:
@@ -62,25 +34,20 @@ class CompiledModels:
         jit_compile: True (XLA), False, or "auto".
     """
 
-    text_encoder, text_encoder_2 = _Part(), _Part()
-    tokenizer, tokenizer_2 = _Part(), _Part()
-    image_encoder, decoder, diffusion_model = _Part(), _Part(), _Part()
-
     def __init__(self, checkpoint, dtype, jit_compile, memory="high", tile=None, **files):
         if memory not in MEMORY:
             raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
-        self._models = open_models(checkpoint, dtype, **files)
-        if memory != "high" and self._models.checkpoint is None:
+        models = open_models(checkpoint, dtype, **files)
+        if memory != "high" and models.checkpoint is None:
             raise ValueError(f"`memory` {memory!r} needs a checkpoint to read networks from anew")
         if memory == "low" and not runs_one_by_one():
             raise ValueError('on OpenVINO `memory` must be "high" or "medium", not "low"')
-        if memory == "low" and (self._models.int8 or self._models.token_merging):
+        if memory == "low" and (models.int8 or models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
-        self._parts, self._programs, self._running = {}, {}, None
-        self._kept, self._empty = set(), set()  # names of models: the user's; without weights
+        super().__init__(models, memory)
         prepare_compiler(has_pool=memory != "low")  # while there is no tensor yet
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
-        self.jit_compile, self.memory = jit_compile, memory
+        self.jit_compile = jit_compile
         factor = self.config.autoencoder.factor
         if tile is not None and (not isinstance(tile, int) or tile < factor or tile % factor):
             raise ValueError(f"`tile` must be a positive multiple of {factor}, not {tile!r}")
@@ -110,6 +77,7 @@ class CompiledModels:
                 f"for {width}x{height}{note}"
             )
 
+    @in_turn
     def encode_text(self, prompt):
         """What a text, or a list of texts, becomes for the network.
 
@@ -131,6 +99,7 @@ class CompiledModels:
         encoded = conditioning.encode(encoders, tokenizers, prompts)
         return encoded if self.config.diffusion_model.added_embed_dim else encoded.context
 
+    @in_turn
     def load_textual_inversion(self, path, token=None):
         """Adds a learnt token, to be used in prompts by its name.
 
@@ -150,6 +119,7 @@ class CompiledModels:
         add_token(self, embedding.token, embedding.vectors)
         return embedding.token
 
+    @in_turn
     def encode_pictures(self, pictures, noise):
         """Latents of pictures in [-1, 1] from their posterior and normal noise.
 
@@ -166,6 +136,7 @@ class CompiledModels:
             moments = np.repeat(moments, len(noise), axis=0)
         return conditioning.to_numpy(sample_moments(moments, noise, self.config.autoencoder))
 
+    @in_turn
     def decode(self, latents):
         """Latents (B, h, w, C) as uint8 pictures (B, H, W, 3).
 
@@ -177,8 +148,7 @@ class CompiledModels:
         overflows = np.isfinite(latents).all() and not np.isfinite(pictures).all()
         if overflows and decoder.compute_dtype != "float32":
             twin = self._models.in_float32(decoder, self._parts.get("float32_decoder"))
-            self._parts["float32_decoder"] = twin
-            self._empty.discard("float32_decoder")
+            self._put("float32_decoder", twin)
             pictures = self._decoded(latents, "float32_decoder")
         if not np.isfinite(pictures).all():
             raise NotFiniteError(
@@ -199,6 +169,7 @@ class CompiledModels:
         """
         return options.guided and not self.config.diffusion_model.time_cond_dim
 
+    @in_turn
     def denoise(self, table, begin, inputs, options):
         """Clean latents (B, h, w, C) from a run over a table; shows a bar and calls back."""
         mode = "off"
@@ -231,54 +202,6 @@ class CompiledModels:
         size = self.tile // self.config.autoencoder.factor
         return in_tiles(lambda tile: conditioning.to_numpy(function(tile)), array, size, inward,
                         outward)  # fmt: skip
-
-    def _part(self, name):
-        """The model or tokenizer `name`; with little memory, other models' weights go first."""
-        if self.memory != "high" and not name.startswith("tokenizer"):
-            self._let_go(besides=name)
-        if name not in self._parts:
-            self._parts[name] = self._models.make(name)
-        elif name in self._empty:
-            self._models.fill(self._parts[name], name)
-            self._empty.remove(name)
-        return self._parts[name]
-
-    def _let_go(self, besides):
-        """Has models give up their weights; their programs read the next ones."""
-        models = {name for name in self._parts if not name.startswith(("tokenizer", "streamed"))}
-        names = models - self._kept - self._empty - {besides, self._running}
-        self._empty |= names
-        if names and holds_weights():
-            self._forget_programs(names)
-            gc.collect()  # programs hold on to themselves
-        for name in names:
-            give_up(self._parts[name].variables)
-
-    @contextmanager
-    def _keeping(self, name):
-        """Within this context the model `name` is not let go of: a preview needs another one."""
-        self._running = name
-        try:
-            yield
-        finally:
-            self._running = None
-
-    def _forget(self, names):
-        self._forget_programs(names)
-        self._parts = {name: part for name, part in self._parts.items() if name not in names}
-        self._empty -= names
-
-    def _forget_programs(self, names):
-        self._programs = {key: v for key, v in self._programs.items() if key[0] not in names}
-
-    def _program(self, name, how=None):
-        """What runs the model `name`, compiled once; for a `Pass`, the loop over the network."""
-        model = self._part(name)
-        made_for, program = self._programs.get((name, how), (None, None))
-        if made_for is not model:
-            program = self._compiled(name, model, how)
-            self._programs[name, how] = (model, program)
-        return program
 
     def _compiled(self, name, model, how):
         if name.endswith("diffusion_model"):

@@ -40,8 +40,8 @@ class StableDiffusion(CompiledModels):
             float32's memory, and computed in `dtype`: a slightly other picture.
         token_merging: share of the positions, up to 0.75, that the UNet's outermost self-attention
             merges with others that are alike (arXiv 2303.17604): a slightly other picture.
-        memory: "high" keeps every model; "medium" the weights of one at a time, read anew
-            for each task (models that you took from here or set keep theirs); "low" moreover reads the
+        memory: "high" keeps every model; "medium" the weights of one at a time, read anew for each
+            task (models that you took from here or set keep theirs); "low" moreover reads the
             UNet's weights layer by layer at every step and splits guidance.
         tile: side in pixels of the overlapping tiles in which pictures larger than it are encoded
             and decoded, 512 say: less memory, and a slightly other picture. None: in one piece.

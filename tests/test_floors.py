@@ -14,7 +14,7 @@ FLOORS = {
     1: "clip_tokenizer layers noise_scheduler",
     2: "text_encoder image_encoder decoder diffusion_model",
     3: "samplers deep_cache denoiser conditioning checkpoints start added_tokens",
-    4: "sampling",
+    4: "sampling held_models",
     5: "compiled_models",
     6: "export",
     7: "stable_diffusion",

@@ -12,8 +12,9 @@ from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
 from kerasdiff import StableDiffusion
 from kerasdiff.backend import Program
-from kerasdiff.checkpoints.load import state
+from kerasdiff.checkpoints.load import load, state
 from kerasdiff.checkpoints.models import kept_in_float
+from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.configs import SD1
 from kerasdiff.diffusion_model import DiffusionModel, timestep_embedding
 from kerasdiff.layers import Dense, GroupNorm, PaddedConv2D, quantize, without_memory
@@ -139,6 +140,27 @@ def test_the_picture_is_near_and_the_ways_in_and_out_stay_float(folder, jit_comp
         "down_blocks.0", "up_blocks.1",
     }  # fmt: skip
     assert {v.dtype for v in model.text_encoder.variables} == {"float32"}
+
+
+def test_a_checkpoint_is_rounded_as_it_is_read(folder):
+    ours = StableDiffusion.from_preset(folder, int8=True).diffusion_model
+    network = tiny_model(folder).diffusion_model
+    quantize(network, kept_in_float(network.config))
+    assert {v.path for v in ours.variables} == {v.path for v in network.variables}
+    theirs = {v.path: np.asarray(v) for v in network.variables}
+    for variable in ours.variables:
+        assert variable.dtype == theirs[variable.path].dtype
+        assert_array_equal(np.asarray(variable), theirs[variable.path])
+
+
+def test_a_damaged_kernel_is_not_rounded(folder):
+    model = tiny_model(folder).diffusion_model
+    arrays = {name: np.array(array) for name, array in state(model).items()}
+    name = next(name for name in arrays if name.endswith("conv1.weight"))
+    arrays[name][0, 0] = np.nan
+    quantize(model)
+    with pytest.raises(CheckpointError, match=f"{name}.*NaN"):
+        load(model, arrays)
 
 
 def test_full_size_weights_take_a_quarter_of_float32s_memory():

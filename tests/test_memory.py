@@ -1,6 +1,7 @@
 """Little memory: the same pictures, one model at a time, weights as they are read, tiles."""
 
 from dataclasses import replace
+from threading import Thread
 
 import keras
 import numpy as np
@@ -78,11 +79,17 @@ def test_low_memory_shows_previews(folder):
 
 
 def test_previews_do_not_let_the_network_go(folder):
-    little, made = opened(folder, memory="medium"), []
-    make = little._models.make
-    little._models.make = lambda name: made.append(name) or make(name)
-    little.text_to_image("a red house", **FEW, callback=lambda step, total, preview: preview())
-    assert made.count("diffusion_model") == 1
+    little, read = opened(folder, memory="medium"), []
+    refill = little._models.refill
+    little._models.refill = lambda model, name: read.append(name) or refill(model, name)
+
+    def show(step, total, preview):
+        if step == 1:  # a picture within a picture
+            little.text_to_image("a blue boat", **FEW, callback=lambda *_: None)
+        preview()
+
+    little.text_to_image("a red house", **FEW, callback=show)
+    assert read.count("diffusion_model") == 1 and read.count("decoder") > 1
     assert held(little) == {"decoder"}
 
 
@@ -107,6 +114,26 @@ def test_with_little_memory_programs_stay(folder, options):
     assert little._parts == parts and little._programs == programs
 
 
+@pytest.mark.parametrize("task", ("encode_text", "decoder"))
+def test_threads_take_turns_with_little_memory(folder, task):
+    little, threads, waited = opened(folder, memory="medium"), [], []
+
+    def work():
+        return little.encode_text("a blue boat") if task == "encode_text" else little.decoder
+
+    def begin(step, total, preview):
+        thread = Thread(target=work)
+        thread.start()
+        thread.join(0.2)
+        waited.append(thread.is_alive())
+        threads.append(thread)
+
+    little.text_to_image("a red house", **FEW, callback=begin)
+    for thread in threads:
+        thread.join(60)
+    assert waited == [True] * 3 and not any(thread.is_alive() for thread in threads)
+
+
 def test_weights_that_could_not_be_read_anew_are_read_by_the_next_picture(folder, monkeypatch):
     little = opened(folder, memory="medium")
     first = little.text_to_image("a red house", **FEW)
@@ -114,6 +141,7 @@ def test_weights_that_could_not_be_read_anew_are_read_by_the_next_picture(folder
         patch.setattr(load, "require_finite", _raise_after(3))
         with pytest.raises(CheckpointError, match="a damaged file"):
             little.text_to_image("a red house", **FEW)
+    assert held(little) == set()
     np.testing.assert_array_equal(little.text_to_image("a red house", **FEW), first)
 
 

@@ -15,7 +15,14 @@ from kerasdiff.backend.devices import (
     runs_one_by_one,
 )
 from kerasdiff.backend.late_casts import cast_late
-from kerasdiff.backend.memory import empty, give_up, hand_over, keep_freed_memory, new_array
+from kerasdiff.backend.memory import (
+    empty,
+    give_back_freed_memory,
+    give_up,
+    hand_over,
+    keep_freed_memory,
+    new_array,
+)
 from kerasdiff.backend.product_forms import (
     HALF,
     Forms,
@@ -23,7 +30,7 @@ from kerasdiff.backend.product_forms import (
     widen,
     with_forms,
 )
-from kerasdiff.backend.programs import Program, holds_weights
+from kerasdiff.backend.programs import Program, programs_hold_weights
 from kerasdiff.backend.shared_traces import call_shared
 from kerasdiff.backend.training import training_function
 
@@ -40,14 +47,15 @@ __all__ = [
     "for_few_calls",
     "forms",
     "fused_attention_dtypes",
+    "give_back_freed_memory",
     "give_up",
     "hand_over",
-    "holds_weights",
     "join_processes",
     "keep_freed_memory",
     "loops_in_python",
     "new_array",
     "prepare_compiler",
+    "programs_hold_weights",
     "resolve_jit_compile",
     "runs_one_by_one",
     "training_function",

@@ -51,25 +51,25 @@ def hand_over(array, variable):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        value = variable.value
-        if not isinstance(value, tf.distribute.DistributedValues):
-            # `assign` would make a constant of the array first, which is a copy.
-            tf.raw_ops.AssignVariableOp(resource=value.handle, value=array)
-            return
-    variable.assign(array)
+        # `assign` would make a constant of the array first, which is a copy.
+        for each in getattr(variable.value, "values", [variable.value]):
+            tf.raw_ops.AssignVariableOp(resource=each.handle, value=array)
+    else:
+        variable.assign(array)
 
 
 def give_up(variables):
-    """Frees the memory of variables until their next values; what reads them before fails.
-
-    What else was freed, and still lies with the C library, goes back to the system too.
-    """
+    """Frees the memory of variables until their next values; what reads them before fails."""
     for variable in variables:
         nothing = keras.ops.zeros((0,), variable.dtype)
         if keras.backend.backend() == "tensorflow":
-            hand_over(nothing, variable)  # which looks at no shape, as `assign` does
+            hand_over(nothing, variable)  # unlike `assign`, it looks at no shape
         else:
             variable._value = nothing
+
+
+def give_back_freed_memory():
+    """Has the C library give the system back what was freed; Linux with glibc only."""
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -104,13 +104,14 @@ def giving_back_freed_memory():
     if not _has_glibc():
         yield
         return
-    give_back, over = ctypes.CDLL(None).malloc_trim, threading.Event()
+    over = threading.Event()
 
     def watch():
         pause = SHORTEST_PAUSE
         while not over.wait(pause):
             before = _resident()
-            give_back(0)  # takes time: once nothing comes of it, a program runs, no compiler
+            # It takes time: once nothing comes of it, a program runs, no compiler.
+            give_back_freed_memory()
             pause = SHORTEST_PAUSE if before - _resident() > WORTHWHILE else min(2 * pause, 5.0)
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -14,7 +14,7 @@ from kerasdiff.backend.product_forms import faster_forms, with_forms
 from kerasdiff.backend.shared_traces import sharing_traces
 
 
-def holds_weights():
+def programs_hold_weights():
     """Whether programs keep weights of their own beside the models': OpenVINO's do."""
     return keras.backend.backend() == "openvino"
 

@@ -21,7 +21,7 @@ from kerasdiff.checkpoints.tensors import (
     Tensors,
     require_finite,
 )
-from kerasdiff.layers import tensor_name, to_torch_axes
+from kerasdiff.layers import rounded, tensor_name, to_torch_axes
 
 THREADS = min(4, os.cpu_count() or 1)  # that read, cast and assign
 ROWS = 64  # of a tensor that are cast at once: 128 or 32 are no faster
@@ -70,7 +70,7 @@ def load(model, tensors):
     """Assign every variable of a model from tensors under canonical names.
 
     Args:
-        model: a Keras model of this package.
+        model: a Keras model of this package; kernels that are int8 are rounded on the way.
         tensors: mapping of canonical names to arrays in PyTorch's axis order, such as a part of a
             `Checkpoint`.
 
@@ -83,20 +83,36 @@ def load(model, tensors):
             been assigned.
     """
     tensors = Tensors.of(tensors)
-    variables = {tensor_name(variable): variable for variable in model.variables}
+    scales = {_layer(v): v for v in model.variables if v.path.endswith("/scale")}
+    variables = {tensor_name(v): v for v in model.variables if not v.path.endswith("/scale")}
     report = check_fit(tensors, {n: torch_shape(v) for n, v in variables.items()}, model.name)
+
+    def assign(name):
+        variable = variables[name]
+        if variable.dtype == "int8":
+            kernel, scale = rounded(_read(variable, tensors, name, "float32"))
+            hand_over(scale, scales[_layer(variable)])
+        else:
+            kernel = _read(variable, tensors, name, variable.dtype)
+        hand_over(kernel, variable)
+
     with ThreadPoolExecutor(THREADS) as threads:  # NumPy's loops let others run
-        for _ in threads.map(lambda name: _assign(variables[name], tensors, name), report.used):
+        for _ in threads.map(assign, report.used):
             pass  # but raise what was raised there
     return report
 
 
-def _assign(variable, tensors, name):
-    array = new_array(variable.shape, FLOATS[variable.dtype])
+def _layer(variable):
+    return variable.path.rpartition("/")[0]
+
+
+def _read(variable, tensors, name, dtype):
+    """A tensor as a new array that has its variable's shape."""
+    array = new_array(variable.shape, FLOATS[dtype])
     with np.errstate(over="ignore"):
         copy_turned(tensors[name], array, to_torch_axes(variable))
     require_finite(array, name, tensors.source)
-    hand_over(array, variable)
+    return array
 
 
 def copy_turned(tensor, array, axes):

@@ -1,5 +1,6 @@
 """From a checkpoint to Keras models with its weights in them, one part at a time."""
 
+from contextlib import nullcontext
 from functools import partial
 
 from keras import ops
@@ -110,29 +111,21 @@ class Models:
         if name == "streamed_diffusion_model":
             return self._streamed()
         kind, part, config_of = _MODELS[name]
-        model = self._loaded(kind, part, config_of(self.config), dtype_of(part, self.dtype), name)
-        if part == "unet":
-            model.merge_tokens(self.token_merging)
-            if self.int8:
-                quantize(model, kept_in_float(self.config.diffusion_model))
-        return model
-
-    def _loaded(self, kind, part, config, dtype, name):
-        if self.checkpoint is None:
-            return kind(config, dtype=dtype, name=name)
-        with uninitialized():
+        config, dtype = config_of(self.config), dtype_of(part, self.dtype)
+        with uninitialized() if self.checkpoint else nullcontext():
             model = kind(config, dtype=dtype, name=name)
-        self.checkpoint.load(part, model)
+            if part == "unet":
+                model.merge_tokens(self.token_merging)
+                if self.int8:
+                    quantize(model, kept_in_float(config))
+        if self.checkpoint:
+            self.refill(model, name)
         return model
 
-    def fill(self, model, name):
-        """Reads the weights of a model that `make(name)` made and that gave them up."""
+    def refill(self, model, name):
+        """Reads the weights of a model that `make(name)` made."""
         _, part, _ = _MODELS[name]
-        if part == "unet" and self.int8:
-            for variable, new in zip(model.variables, self.make(name).variables, strict=True):
-                hand_over(new.value, variable)
-        else:
-            self.checkpoint.load(part, model)
+        self.checkpoint.load(part, model)
 
     def _streamed(self):
         tensors = self.checkpoint.parts["unet"]

@@ -13,7 +13,7 @@ import keras
 from kerasdiff.layers.autoencoder import AttentionBlock, MeanLatents, apply_blocks
 from kerasdiff.layers.basic import Dense, PaddedConv2D, gelu
 from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, TimeEmbedding, Upsample
-from kerasdiff.layers.int8 import quantize
+from kerasdiff.layers.int8 import quantize, rounded
 from kerasdiff.layers.network import Network, to_policy
 from kerasdiff.layers.norms import GroupNorm, LayerNorm, layer_norm
 from kerasdiff.layers.transformers import Attention, FeedForward, SpatialTransformer
@@ -46,6 +46,7 @@ __all__ = [
     "initializer",
     "layer_norm",
     "quantize",
+    "rounded",
     "tensor_name",
     "to_policy",
     "to_torch_axes",

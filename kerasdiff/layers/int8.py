@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import HALF, cast_late, widen
-from kerasdiff.layers.variables import initializer
+from kerasdiff.backend import HALF, cast_late, empty, widen
+from kerasdiff.layers.variables import initializer, is_initialized
 
 LARGEST = 127
 
@@ -42,24 +42,24 @@ class KernelLayer(keras.layers.Layer):
             raise ValueError(f'`mode` must be "int8", not {mode!r}')
         if self.scale is not None:
             return
-        values = np.asarray(ops.convert_to_numpy(ops.cast(self.kernel, "float32")))
-        scale = np.abs(values).max(axis=tuple(range(values.ndim - 1))) / LARGEST
-        scale = np.where(scale == 0, 1, scale).astype("float32")
-        values = np.rint(values / scale).astype("int8")
-        self._untrack_variable(self.kernel)
-        self.kernel = self._constant(values, "kernel")
-        self.scale = self._constant(scale, "scale")
+        exact = self.kernel
+        self._untrack_variable(exact)
+        self.kernel = self._constant(exact.shape, "int8", "kernel")
+        self.scale = self._constant(exact.shape[-1:], "float32", "scale")
+        if is_initialized():
+            kernel, scale = rounded(ops.convert_to_numpy(ops.cast(exact, "float32")))
+            self.kernel.assign(kernel)
+            self.scale.assign(scale)
 
     def save_own_variables(self, store):
         if self.scale is not None:
             raise ValueError(f"{self.name} is int8, which is not saved: save, then quantize")
         super().save_own_variables(store)
 
-    def _constant(self, array, name):
+    def _constant(self, shape, dtype, name):
         return self.add_weight(
-            array.shape, lambda shape, dtype: ops.convert_to_tensor(array, dtype),
-            dtype=str(array.dtype), name=name, trainable=False, autocast=False,
-        )  # fmt: skip
+            shape, empty, dtype=dtype, name=name, trainable=False, autocast=False
+        )
 
     def call(self, x):
         wide = widen(x)
@@ -77,8 +77,17 @@ class KernelLayer(keras.layers.Layer):
         return ops.cast(y if self.scale is None else ops.cast(y, "float32") * self.scale, dtype)
 
 
+def rounded(kernel):
+    """A kernel (..., channels) as int8, and the step of each channel, float32 (channels,)."""
+    scale = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / LARGEST
+    scale = np.where(scale == 0, 1, scale).astype("float32")
+    return np.rint(kernel / scale).astype("int8"), scale
+
+
 def quantize(model, keep=()):
     """Keeps the kernels of a model's matrices and convolutions as int8, in place.
+
+    Within `uninitialized()` their values are still to come.
 
     Args:
         model: a model of this package.

@@ -59,6 +59,11 @@ def uninitialized():
         _initialized.reset(token)
 
 
+def is_initialized():
+    """Whether what is made here has values, not within `uninitialized()`."""
+    return _initialized.get()
+
+
 def without_memory(build):
     """What `build()` makes: a model whose variables have names and shapes, and no memory."""
     with keras.StatelessScope(initialize_variables=False):
@@ -71,4 +76,4 @@ def without_memory(build):
 
 def initializer(name):
     """The initializer `name`, or none to speak of within `uninitialized()`."""
-    return name if _initialized.get() else empty
+    return name if is_initialized() else empty
