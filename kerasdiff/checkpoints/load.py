@@ -90,7 +90,9 @@ def load(model, tensors):
     def assign(name):
         variable = variables[name]
         if variable.dtype == "int8":
-            kernel, scale = rounded(_read(variable, tensors, name, "float32"))
+            values, scale = rounded(_read(variable, tensors, name, "float32"))
+            kernel = new_array(values.shape, values.dtype)
+            kernel[...] = values
             hand_over(scale, scales[_layer(variable)])
         else:
             kernel = _read(variable, tensors, name, variable.dtype)
