@@ -6,7 +6,7 @@ import pytest
 from training_cases import CONFIG, diffusion_batch, networks
 
 from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.training.checkpoints import resume, save_state
+from kerasdiff.training.checkpoints import SaveState, resume, save_state
 from kerasdiff.training.diffusion import DiffusionTrainer
 
 
@@ -49,3 +49,17 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path):
     save_state(first, tmp_path / "step-00000001.safetensors")
     with pytest.raises(CheckpointError, match="is not of this trainer: expected optimizer/"):
         resume(trainer(keras.optimizers.SGD(0.01, momentum=0.9)), tmp_path)
+
+
+def test_the_last_states_stay_and_nothing_of_a_killed_process_does(tmp_path):
+    saving = SaveState(tmp_path, keep=2)
+    saving.set_model(trainer(keras.optimizers.Adam(0.01)))
+    for step in (1, 4):  # the second may be another process' own
+        (tmp_path / f".step-{step:08d}.safetensors.1-a.part").write_bytes(b"cut off")
+    for saving.step in (2, 3, 4):
+        saving.save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".step-00000004.safetensors.1-a.part",
+        "step-00000003.safetensors",
+        "step-00000004.safetensors",
+    ]

@@ -110,17 +110,19 @@ class Models:
             return self._tokenizer(name)
         if name == "streamed_diffusion_model":
             return self._streamed()
-        kind, part, config_of = _MODELS[name]
-        config, dtype = config_of(self.config), dtype_of(part, self.dtype)
         with uninitialized() if self.checkpoint else nullcontext():
-            model = kind(config, dtype=dtype, name=name)
-            if part == "unet":
+            model = self._network(name)
+            if name == "diffusion_model":
                 model.merge_tokens(self.token_merging)
                 if self.int8:
-                    quantize(model, kept_in_float(config))
+                    quantize(model, kept_in_float(model.config))
         if self.checkpoint:
             self.refill(model, name)
         return model
+
+    def _network(self, name):
+        kind, part, config_of = _MODELS[name]
+        return kind(config_of(self.config), dtype=dtype_of(part, self.dtype), name=name)
 
     def refill(self, model, name):
         """Reads the weights of a model that `make(name)` made."""

@@ -119,7 +119,11 @@ class SaveState(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         save_state(self.model, self.folder / f"step-{self.step:08d}.safetensors")
-        for path in sorted(self.folder.glob("step-*.safetensors"))[: -self.keep]:
+        states = sorted(self.folder.glob("step-*.safetensors"))
+        first = states[-self.keep :][0].name
+        # Of older steps a process that was killed left what it was writing.
+        cut_off = [path for path in self.folder.glob(".step-*.part") if path.name[1:] < first]
+        for path in states[: -self.keep] + cut_off:
             path.unlink(missing_ok=True)  # another process may share the folder
 
 

@@ -89,11 +89,8 @@ class PublishedModels(Models):
         super().__init__(config, keras.config.dtype_policy().name, checkpoint)
         self.kinds = kinds
 
-    def _loaded(self, kind, part, config, dtype, name):
-        with uninitialized():
-            model = self.kinds[name](download_weights=False)
-        self.checkpoint.load(part, model)
-        return model
+    def _network(self, name):
+        return self.kinds[name](download_weights=False)
 
 
 def _is_legacy(filepath):
