@@ -17,8 +17,8 @@ class Options:
     """Arguments shared by text to image, image to image and inpainting.
 
     Attributes:
-        num_steps: sampling steps, 1 to the schedule's length (1000); None takes the checkpoint's,
-            which is 50 for most.
+        num_steps: sampling steps, 1 to the schedule's length (1000; lcm and tcd 50); None takes the
+            checkpoint's, which is 50 for most.
         unconditional_guidance_scale: how far to follow the prompt (arXiv 2207.12598); 1 or less
             switches guidance off, and with it half of the work; None takes the checkpoint's, which
             is 7.5 for most.
@@ -33,7 +33,7 @@ class Options:
         split_guidance: guidance as two calls of the network with half the memory each.
         guidance_interval: (lowest, highest) sigma, noise over signal, at which there is guidance
             (arXiv 2404.07724); elsewhere half of the work is saved. None is everywhere.
-        cache_interval: the whole network is computed in every so manieth call, of which most
+        cache_interval: the whole network is computed in every n-th call, of which most
             samplers have one a step, and between them its outer blocks alone (DeepCache, arXiv
             2312.00858); 1 is in every call.
         img_height, img_width: of this call, in pixels; None takes the model's.

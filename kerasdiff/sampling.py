@@ -18,7 +18,7 @@ MAX_ROWS = 2048
 """Tables are padded with zero rows to this length, so that all have one shape."""
 
 NOISE_BUCKET = 64
-"""Noise is padded to a multiple of this many slots; no noise at all takes one slot."""
+"""Noise is padded to a multiple of this many slots, at least one time: a shape for most runs."""
 
 _AT = {name: index for index, name in enumerate(COLUMNS)}
 
@@ -59,7 +59,7 @@ def plan_passes(table, mode, guidance_interval=None, cache_interval=1):
     Args:
         mode: guidance mode where there is guidance.
         guidance_interval: (lowest, highest) sigma with guidance (arXiv 2404.07724); None for all.
-        cache_interval: the whole network is called in every so manieth row.
+        cache_interval: the whole network is called in every n-th row.
     """
     passes, age = [], 0
     low, high = guidance_interval or (0.0, np.inf)
@@ -93,7 +93,7 @@ def pad_rows(table, guidance_scale):
 
 def pad_noise(noise, shape):
     """Per-step noise, a list of (B, h, w, C), as one array (slots, B, h, w, C) float32."""
-    slots = -(-len(noise) // NOISE_BUCKET) * NOISE_BUCKET or 1
+    slots = max(1, -(-len(noise) // NOISE_BUCKET)) * NOISE_BUCKET
     padded = np.zeros((slots, *shape), "float32")
     for slot, draw in enumerate(noise):
         padded[slot] = draw

@@ -33,7 +33,8 @@ class StableDiffusion(CompiledModels):
         jit_compile: True (XLA), False, or "auto": what is faster on this kind of device and in
             this dtype, see `backend.resolve_jit_compile`.
         checkpoint: a preset's name, a file or a folder (see `from_preset`), or a
-            `StableDiffusionConfig`, whose networks then start untrained.
+            `StableDiffusionConfig`, whose networks then start untrained. Unless given it is
+            Stable Diffusion 1.4, downloaded (4 GB).
         dtype: of the networks: "float32", "bfloat16" or "float16". Latents, guidance and the
             sampler stay in float32.
         int8: whether the UNet's matrices and convolutions are kept as int8, a good quarter of
@@ -82,7 +83,7 @@ class StableDiffusion(CompiledModels):
 
         Args:
             preset: a name in `weights/manifest.json` ("sd-v1-5": downloaded once, checked), a
-                single file (.safetensors, .ckpt) or a diffusers folder.
+                single file (.safetensors, .ckpt), a diffusers folder or one of keras-cv's files.
             **arguments: as of the class, such as `dtype` or `vae`.
         """
         return cls(checkpoint=preset, **arguments)

@@ -55,7 +55,7 @@ def test_one_program_serves_samplers_steps_and_strengths(program):
     latents = [
         run(program, make_table(SD1.schedule, steps, sampler=sampler, strength=strength,
                                 from_noise=strength == 1.0))
-        for sampler in ("ddim", "lms", "unipc", "heun")
+        for sampler in ("ddim", "lms", "unipc", "heun", "euler_ancestral", "dpmpp_2m_sde")
         for steps in (4, 5, 9)
         for strength in (1.0, 0.5)
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def test_tables_too_long_are_refused():
 def test_noise_comes_in_few_sizes():
     shape = (1, *SHAPE)
     draws = [np.full(shape, index) for index in range(65)]
-    assert sampling.pad_noise([], shape).shape == (1, *shape)
+    assert sampling.pad_noise([], shape).shape == (64, *shape)
     assert sampling.pad_noise(draws[:1], shape).shape == (64, *shape)
     padded = sampling.pad_noise(draws, shape)
     assert padded.shape == (128, *shape)

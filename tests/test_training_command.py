@@ -19,6 +19,7 @@ from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.runs import run
 from kerasdiff.training.runs.command import EXAMPLE
 from kerasdiff.training.runs.networks import open_model
+from kerasdiff.training.runs.record import write_record
 from kerasdiff.training.runs.settings import make_settings
 
 eager = pytest.fixture(run_eagerly)
@@ -140,10 +141,16 @@ def test_long_captions_are_an_error_before_the_first_step(tmp_path):
     assert run.prepare(settings(tmp_path, data__truncate_captions=True))
 
 
-def test_patterns_of_nothing_are_an_error_before_the_first_step(tmp_path):
-    plan = run.prepare(settings(tmp_path, train=["unet", "lora"]))
+def test_what_can_be_known_is_an_error_before_networks_are_made(tmp_path):
     with pytest.raises(ValueError, match="'lora' is in no name"):
-        run.train(plan, progress=False)
+        run.prepare(settings(tmp_path, train=["unet", "lora"]))
+    with pytest.raises(ValueError, match="`optimizer.options`: .*beta_9"):
+        run.prepare(settings(tmp_path, optimizer__options={"beta_9": 0.9}))
+    given = settings(tmp_path)
+    write_record(given.folder, given, run.prepare(given).source)
+    assert run.prepare(given)
+    with pytest.raises(ValueError, match="holds a run with other settings: optimizer.rate was"):
+        run.prepare(settings(tmp_path, optimizer__rate=0.5))
 
 
 def test_text_encoders_from_nothing_must_train(tmp_path):

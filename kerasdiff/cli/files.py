@@ -33,7 +33,9 @@ def add_files(commands):
     add.set_defaults(run=convert)
     add.add_argument("source", help="preset, file or folder")
     add.add_argument("target", help="a .safetensors file (original layout) or a new folder")
-    add.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="each one's own")
+    add.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="each tensor's own unless given"
+    )
     add_files_of(add)
 
 

@@ -21,7 +21,7 @@ examples:
   kerasdiff "a red house and a pine tree near a mountain at sunset" -o house.png --seed 7
   kerasdiff demo
   kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
-  kerasdiff "the same in winter" --model sd-v1-5 --init photo.png --strength 0.6
+  kerasdiff "the village in winter" --model sd-v1-5 --init photo.png --strength 0.6
   kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png
   kerasdiff "a lighthouse at dawn" --model sd-v1-5 --dtype bfloat16 --memory low --tile 256
   kerasdiff info model.safetensors
@@ -48,18 +48,25 @@ def add_generate(commands):
     add.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     add.add_argument("--seed", type=int, help="whole number; drawn and told unless given")
     add.add_argument("--size", type=picture_size, metavar="WxH", help="in pixels, such as 512x768")
-    add.add_argument("--batch", type=int, default=1, help="pictures, seed, seed+1, ...")
+    add.add_argument(
+        "--batch", type=int, default=1, help="pictures of seed, seed+1, ...: out-1.png, ..."
+    )
     _add_start(add.add_argument_group("from a picture"))
     model = add.add_argument_group("the model")
     add_model(model)
-    model.add_argument("--jit", action=argparse.BooleanOptionalAction, default="auto", help="XLA")
+    model.add_argument(
+        "--jit", action=argparse.BooleanOptionalAction, default="auto",
+        help="compile with XLA; unless given, what is faster here",
+    )  # fmt: skip
     _add_sampling(add.add_argument_group("sampling"))
     _add_economies(add.add_argument_group("less memory and time"))
 
 
 def _add_start(add):
     add.add_argument("--init", metavar="PICTURE", help="picture to start from")
-    add.add_argument("--strength", type=float, help="how much of --init to redo, above 0 to 1")
+    add.add_argument(
+        "--strength", type=float, help="how much of --init to redo, above 0 to 1 (0.8; --mask: 1)"
+    )
     add.add_argument("--mask", metavar="PICTURE", help="where --init is painted anew (white)")
     add.add_argument(
         "--overlay", action=argparse.BooleanOptionalAction,
@@ -94,11 +101,11 @@ def _add_economies(add):
     )  # fmt: skip
     add.add_argument(
         "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help="noise over signal between which there is guidance",
+        help="guide between these noise levels alone (noise over signal)",
     )  # fmt: skip
     add.add_argument(
         "--cache-interval", type=int, default=1, metavar="N",
-        help="the UNet's inner blocks in every N-th call of it alone",
+        help="compute the UNet's inner blocks in every N-th call alone",
     )  # fmt: skip
 
 

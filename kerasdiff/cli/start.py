@@ -45,7 +45,9 @@ def add_files_of(add):
     """Adds the options that say which files of a checkpoint are meant."""
     add.add_argument("--vae", metavar="MODEL", help="another autoencoder: preset, file or folder")
     add.add_argument("--variant", help="of a folder's weight files, such as fp16")
-    add.add_argument("--prediction-type", choices=PREDICTION_TYPES)
+    add.add_argument(
+        "--prediction-type", choices=PREDICTION_TYPES, help="of files that do not show theirs"
+    )
 
 
 def files_of(options):

@@ -43,10 +43,12 @@ def add_export(commands, add_model, open_model, size):
     whole.add_argument("--eta", type=float, help="extra noise of ddim and tcd, 0 to 1")
     whole.add_argument(
         "--jit", dest="jit_compile", action=argparse.BooleanOptionalAction,
-        help="XLA inside, which a server must know of; --no-jit for all others",
+        help="XLA inside (the default); a server must be started for it, or take --no-jit",
     )  # fmt: skip
     single = add.add_argument_group("litert, onnx, openvino, coreml: one file for each network")
-    single.add_argument("--weights", help="float32, float16 (not onnx) or int8 (litert)")
+    single.add_argument(
+        "--weights", help="float32 (the default), float16 (not onnx) or int8 (litert)"
+    )
 
 
 FLAGS = {"batch_size": "--batch", "jit_compile": "--jit or --no-jit"}

@@ -67,7 +67,9 @@ def add_train(commands, import_quietly):
     )
     add.add_argument("--index", type=int, default=0, metavar="I", help="which one this is, from 0")
     add.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, free there")
-    add.add_argument("--dry-run", action="store_true", help="check all, train nothing")
+    add.add_argument(
+        "--dry-run", action="store_true", help="check settings, model and data; train nothing"
+    )
     add.set_defaults(run=lambda options: train(options, import_quietly))
 
 

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -12,7 +13,13 @@ from kerasdiff.checkpoints.models import Models
 from kerasdiff.checkpoints.names import PART_OF, parts_of
 from kerasdiff.checkpoints.presets import find
 from kerasdiff.configs import FAMILIES
-from kerasdiff.layers import tensor_name
+from kerasdiff.layers import tensor_name, without_memory
+
+TRAINED = {
+    "diffusion": ("diffusion_model", "text_encoder"),
+    "autoencoder": ("image_encoder", "decoder"),
+}
+"""The networks that a run of each kind can train."""
 
 
 def open_model(settings):
@@ -94,6 +101,13 @@ def recomputation(config):
     depth = max(text.depth for text in config.text_encoders)
     names += [f"text_model.encoder.layers.{i}" for i in range(depth)]
     return keras.RematScope("list_of_layers", layer_names=names)
+
+
+def check_trained(settings, config):
+    """ValueError unless each pattern in `train` is in the name of a variable; takes no memory."""
+    models = Models(config, settings.dtype)
+    networks = {name: without_memory(partial(models.make, name)) for name in TRAINED[settings.kind]}
+    choose_trained(networks, settings.train)
 
 
 def choose_trained(networks, patterns):

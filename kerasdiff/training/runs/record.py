@@ -15,10 +15,10 @@ FREE = (
 
 
 def check_record(folder, settings, source):
-    """Writes down what a run is about, or compares with what was written.
+    """Compares what a run is about with what was written down, if it was.
 
     Args:
-        folder: of the run; made if missing.
+        folder: of the run.
         settings: a `settings.Settings`.
         source: of pictures and captions.
 
@@ -26,12 +26,8 @@ def check_record(folder, settings, source):
         ValueError: if the folder is of a run with other settings or pictures: names each
             difference.
     """
-    path = Path(folder) / "settings.json"
-    new = _record(settings, source)
+    path, new = _path(folder), _record(settings, source)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            file.write(json.dumps(new, indent=2).encode())
         return
     try:
         old = json.loads(path.read_text("utf-8"))
@@ -48,6 +44,19 @@ def check_record(folder, settings, source):
             f"{folder}: holds a run with other settings: {'; '.join(differences)}. Go on with "
             "those, or take another folder (`checkpoints.folder`)"
         )
+
+
+def write_record(folder, settings, source):
+    """Writes down what a run is about, unless it was; the folder is made if missing."""
+    path = _path(folder)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(json.dumps(_record(settings, source), indent=2).encode())
+
+
+def _path(folder):
+    return Path(folder) / "settings.json"
 
 
 def _record(settings, source):

@@ -25,8 +25,14 @@ from kerasdiff.training.data.shards import Shards
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.muon import Muon
 from kerasdiff.training.rates import Rate
-from kerasdiff.training.runs.networks import choose_trained, make_networks, open_model
-from kerasdiff.training.runs.record import check_record
+from kerasdiff.training.runs.networks import (
+    TRAINED,
+    check_trained,
+    choose_trained,
+    make_networks,
+    open_model,
+)
+from kerasdiff.training.runs.record import check_record, write_record
 from kerasdiff.training.runs.result import check_output, save_result
 
 
@@ -61,16 +67,19 @@ class Plan:
 
 
 def prepare(settings):
-    """Opens model and data and checks what can be known before networks are made.
+    """Opens model and data and checks what can be known before weights are read.
 
     Returns:
         `Plan`.
 
     Raises:
-        ValueError: says what is wrong with model, data or output.
+        ValueError: says what is wrong with settings, model, data or output.
     """
+    prepare_compiler()
     check_output(settings.output)
+    make_optimizer(settings)
     checkpoint, data = open_model(settings), settings.data
+    check_trained(settings, checkpoint.config)
     if settings.output.endswith(".safetensors"):
         check_vocabularies(settings.output, checkpoint.config)
     buckets = None
@@ -86,6 +95,7 @@ def prepare(settings):
         if not data.truncate_captions:
             check_captions(source, tokenizer)
         _check_samples(settings.samples, checkpoint.config, tokenizer)
+    check_record(settings.folder, settings, source)
     return Plan(settings, checkpoint, source, tokenizer)
 
 
@@ -121,7 +131,7 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     """
     settings = plan.settings
     check_record(settings.folder, settings, plan.source)
-    prepare_compiler()
+    write_record(settings.folder, settings, plan.source)
     keep_freed_memory()
     keras.utils.set_random_seed(settings.seed)
     networks, trainer, source, draw = _MAKERS[settings.kind](plan)
@@ -223,7 +233,7 @@ def _diffusion(plan):
     """Networks by name, the trainer, the source of its batches, and what draws them."""
     settings, data = plan.settings, plan.settings.data
     config, source = plan.checkpoint.config, plan.source
-    networks = make_networks(("diffusion_model", "text_encoder"), settings, plan.checkpoint)
+    networks = make_networks(TRAINED["diffusion"], settings, plan.checkpoint)
     choose_trained(networks, settings.train)
     encoder = make_networks(("image_encoder",), settings, plan.checkpoint)["image_encoder"]
     if data.cache_latents:
@@ -242,7 +252,7 @@ def _diffusion(plan):
 def _autoencoder(plan):
     """See `_diffusion`."""
     settings, loss = plan.settings, plan.settings.loss
-    networks = make_networks(("image_encoder", "decoder"), settings, plan.checkpoint)
+    networks = make_networks(TRAINED["autoencoder"], settings, plan.checkpoint)
     choose_trained(networks, settings.train)
     trainer = AutoencoderTrainer(
         networks["image_encoder"], networks["decoder"], l1=loss.l1, mse=loss.mse, kl=loss.kl,

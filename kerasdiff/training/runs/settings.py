@@ -33,7 +33,7 @@ class Settings:
         kind: what is trained: a key of `KINDS`.
         model: a preset, file or folder to start from; or the name of an architecture (a key of
             `configs.FAMILIES`), which starts from nothing.
-        output: a folder in the layout of diffusers, or a `.safetensors` file; must not exist.
+        output: a folder in the layout of diffusers, new or empty, or a `.safetensors` file, new.
         vae: another autoencoder than the model's.
         train: patterns (regular expressions) found in the names of the variables that train, such
             as "unet" or "unet.*attn2"; names begin with the part: unet, text_encoder or vae.
