@@ -19,7 +19,7 @@ from kerasdiff.configs import MEMORY
 from kerasdiff.held_models import HeldModels, in_turn
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.options import check_prompts, check_size
-from kerasdiff.tiles import in_tiles
+from kerasdiff.tiles import count_tiles, in_tiles
 
 
 class NotFiniteError(ValueError):
@@ -137,19 +137,27 @@ class CompiledModels(HeldModels):
         return conditioning.to_numpy(sample_moments(moments, noise, self.config.autoencoder))
 
     @in_turn
-    def decode(self, latents):
+    def decode(self, latents, progress=False):
         """Latents (B, h, w, C) as uint8 pictures (B, H, W, 3).
 
+        Args:
+            progress: whether to show a bar of pictures or tiles; None shows one where somebody
+                looks.
+
         Raises:
+            ValueError: `latents` has other axes.
             NotFiniteError: the picture is not finite, in float32 either.
         """
         latents = np.asarray(latents)
-        pictures, decoder = self._decoded(latents, "decoder"), self._part("decoder")
+        if latents.ndim != 4:
+            raise ValueError(f"`latents` must be of shape (B, h, w, C), not {latents.shape}")
+        pictures = self._decoded(latents, "decoder", progress)
+        decoder = self._part("decoder")
         overflows = np.isfinite(latents).all() and not np.isfinite(pictures).all()
         if overflows and decoder.compute_dtype != "float32":
             twin = self._models.in_float32(decoder, self._parts.get("float32_decoder"))
             self._put("float32_decoder", twin)
-            pictures = self._decoded(latents, "float32_decoder")
+            pictures = self._decoded(latents, "float32_decoder", progress)
         if not np.isfinite(pictures).all():
             raise NotFiniteError(
                 "the decoded picture is not finite: the latents or the weights hold NaN or "
@@ -157,10 +165,20 @@ class CompiledModels(HeldModels):
             )
         return images.to_uint8(pictures)
 
-    def _decoded(self, latents, name):
-        # One by one: the decoder needs the most memory of all, and one size compiles once.
-        factor, decode = self.config.autoencoder.factor, self._program(name)
-        return np.stack([self._in_tiles(decode, latent, 1, factor) for latent in latents])
+    def _decoded(self, latents, name, shown):
+        factor, (count, height, width, _) = self.config.autoencoder.factor, latents.shape
+        tiles = count_tiles(height, width, self.tile // factor) if self.tile else 1
+        unit = "picture" if tiles == 1 else "tile"
+        with progress.bar(count * tiles, unit, shown, desc="decoding", leave=False) as bar:
+            decode = self._program(name)
+
+            def decode_one(latent):
+                decoded = conditioning.to_numpy(decode(latent))
+                bar.update()
+                return decoded
+
+            # One by one: the decoder needs the most memory of all, and one size compiles once.
+            return np.stack([self._in_tiles(decode_one, latent, 1, factor) for latent in latents])
 
     def asks_twice(self, options):
         """Whether the network is also asked without the prompt.
@@ -187,9 +205,11 @@ class CompiledModels(HeldModels):
         visible = progress.is_watched() if options.progress is None else options.progress
         if not visible and options.callback is None:
             return run()
-        with progress.bar(table.steps, "step", visible) as bar, self._keeping(name):
+        waiting = None if (name, passes[0]) in self._programs else "loading, compiling"
+        with progress.bar(table.steps, "step", visible, desc=waiting) as bar, self._keeping(name):
 
             def watch(step, denoised):
+                bar.set_description(refresh=False)
                 bar.update(step - bar.n)
                 if options.callback is not None:
                     options.callback(step, table.steps, lambda: self.decode(denoised))

@@ -237,7 +237,7 @@ class StableDiffusion(CompiledModels):
             negative = self._encoded(negative, count)
         network, scale = self.config.diffusion_model, options.unconditional_guidance_scale
         inputs = conditioning.network_inputs(network, positive, negative, scale, height, width)
-        return self.decode(self.denoise(table, begin(), inputs, options))
+        return self.decode(self.denoise(table, begin(), inputs, options), options.progress)
 
     def _start(self, table, options, count, height, width, image, mask):
         """A function that gives the run's `start.Start`: only its call runs the image encoder."""

@@ -43,6 +43,11 @@ def in_tiles(function, array, size, inward, outward):
     return total / weights
 
 
+def count_tiles(height, width, size):
+    """How many tiles an array of so many units is cut into."""
+    return len(_starts(height, size)) * len(_starts(width, size))
+
+
 def _starts(length, size):
     """Where tiles begin that cover a length, evenly spread."""
     if length <= size:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from stable_diffusion_cases import FEW, tiny_checkpoint, tiny_model
 
-from kerasdiff import StableDiffusion, compiled_models
+from kerasdiff import StableDiffusion, compiled_models, progress
 from kerasdiff.checkpoints import load
 from kerasdiff.checkpoints.load import MismatchError
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
@@ -260,3 +260,22 @@ def test_tiles_work_both_ways_at_any_size(folder, cut):
     photo = np.random.default_rng(1).integers(0, 255, (40, 72, 3), dtype="uint8")
     assert tiled.image_to_image("a red house", photo, 0.6, **FEW).shape == (1, 40, 72, 3)
     assert set(cut) == {((40, 72), (32, 32)), ((20, 36), (16, 16))}
+
+
+@pytest.mark.parametrize("tile, unit, count", [(32, "tile", 12), (None, "picture", 2)])
+def test_bars_count_steps_and_then_what_is_decoded(folder, monkeypatch, tile, unit, count):
+    bars, make = [], progress.bar
+
+    def noting(total, unit, shown, desc, **options):
+        bars.append((make(total, unit, shown, desc=desc, **options), unit, desc))
+        return bars[-1][0]
+
+    monkeypatch.setattr(progress, "bar", noting)
+    tiled = opened(folder, tile=tile)
+    size = {"img_height": 40, "img_width": 72, "batch_size": 2}
+    for _ in range(2):
+        tiled.text_to_image("a red house", **FEW | {"seed": [1, 2]}, **size, progress=True)
+    assert [(bar.n, bar.total, *rest) for bar, *rest in bars] == [
+        (3, 3, "step", "loading, compiling"), (count, count, unit, "decoding"),
+        (3, 3, "step", None), (count, count, unit, "decoding"),
+    ]  # fmt: skip

@@ -125,7 +125,7 @@ def test_inpainting_leaves_the_rest_alone(fresh):
     """In latents: the decoder's attention lets every pixel depend on all of them."""
     kept = []
     decode = fresh.decode
-    fresh.decode = lambda latents: kept.append(latents) or decode(latents)
+    fresh.decode = lambda latents, shown: kept.append(latents) or decode(latents)
     photo = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")
     mask = np.zeros((32, 32), "uint8")
     fresh.inpaint("a house", photo, mask, **FEW)

@@ -27,7 +27,8 @@ def main():
     out, folder, jit_compile, dtype = sys.argv[1:]
     model = StableDiffusion.from_preset(folder, jit_compile=jit_compile == "True", dtype=dtype)
     decoded = []
-    model.decode, decode = lambda latents: decoded.append(latents) or decode(latents), model.decode
+    decode = model.decode
+    model.decode = lambda latents, shown: decoded.append(latents) or decode(latents)
     first = picture(model)
     [loop] = [made[1] for name, made in model._programs.items() if name[0] == "diffusion_model"]
     variable = next(v for v in model.diffusion_model.variables if "conv_out" in v.path)
