@@ -205,7 +205,8 @@ class CompiledModels(HeldModels):
         visible = progress.is_watched() if options.progress is None else options.progress
         if not visible and options.callback is None:
             return run()
-        waiting = None if (name, passes[0]) in self._programs else "loading, compiling"
+        ready = (name, passes[0]) in self._programs and name not in self._empty
+        waiting = None if ready else "loading, compiling"
         with progress.bar(table.steps, "step", visible, desc=waiting) as bar, self._keeping(name):
 
             def watch(step, denoised):

@@ -1,7 +1,8 @@
 """A checkpoint's models and the programs that run them, within the memory there is.
 
 Models are made when first used, programs when first run; both stay until they are replaced. With
-little memory a model gives up its weights when another one is needed, and reads them anew.
+little memory a model gives up its weights when another one is needed, and reads them anew; on
+OpenVINO its programs, which hold weights, go too.
 """
 
 import gc

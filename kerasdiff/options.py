@@ -38,7 +38,8 @@ class Options:
             2312.00858); 1 is in every call.
         img_height, img_width: of this call, in pixels; None takes the model's.
         callback: `callback(step, total, preview)` after each step; `preview()` decodes the current
-            estimate to uint8 pictures, in the callback's own thread.
+            estimate to uint8 pictures. With little memory it must not wait for another thread that
+            uses the model.
         progress: whether to show a bar; None shows one on a terminal and in a notebook.
     """
 

@@ -184,7 +184,8 @@ def run(programs, table, passes, guidance_scale, begin, inputs, watch=None):
     Returns:
         Clean latents, (B, h, w, C) float32.
     """
-    rows, noise = pad_rows(table, guidance_scale), pad_noise(begin.noise, begin.x.shape)
+    rows = pad_rows(table, guidance_scale)
+    noise = ops.convert_to_tensor(pad_noise(begin.noise, begin.x.shape))  # once for all rows
     inputs = begin.inputs | inputs
     carry, total, done = new_carry(begin.x), len(table.rows), 0
     for stop in _stops(passes, bool(watch)):

@@ -18,6 +18,7 @@ from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.configs import SD1
 from kerasdiff.diffusion_model import DiffusionModel, timestep_embedding
 from kerasdiff.layers import Dense, GroupNorm, PaddedConv2D, quantize, without_memory
+from kerasdiff.layers import rounded as round_kernel
 
 folder = pytest.fixture(tiny_checkpoint, scope="module")
 LAYERS = {
@@ -142,8 +143,10 @@ def test_the_picture_is_near_and_the_ways_in_and_out_stay_float(folder, jit_comp
     assert {v.dtype for v in model.text_encoder.variables} == {"float32"}
 
 
-def test_a_checkpoint_is_rounded_as_it_is_read(folder):
-    ours = StableDiffusion.from_preset(folder, int8=True).diffusion_model
+def test_a_checkpoint_is_rounded_as_it_is_read(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("kerasdiff.layers.int8.rounded", lambda *_: pytest.fail("rounded afterwards"))
+        ours = StableDiffusion.from_preset(folder, int8=True).diffusion_model
     network = tiny_model(folder).diffusion_model
     quantize(network, kept_in_float(network.config))
     assert {v.path for v in ours.variables} == {v.path for v in network.variables}
@@ -151,6 +154,13 @@ def test_a_checkpoint_is_rounded_as_it_is_read(folder):
     for variable in ours.variables:
         assert variable.dtype == theirs[variable.path].dtype
         assert_array_equal(np.asarray(variable), theirs[variable.path])
+
+
+def test_more_rows_than_are_rounded_at_once():
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 300, 5)).astype("float32")
+    out = np.zeros(kernel.shape, "int8")
+    scale = round_kernel(kernel, out)
+    assert_allclose(out * scale, rounded(kernel), rtol=1e-5)
 
 
 def test_a_damaged_kernel_is_not_rounded(folder):

@@ -262,8 +262,10 @@ def test_tiles_work_both_ways_at_any_size(folder, cut):
     assert set(cut) == {((40, 72), (32, 32)), ((20, 36), (16, 16))}
 
 
-@pytest.mark.parametrize("tile, unit, count", [(32, "tile", 12), (None, "picture", 2)])
-def test_bars_count_steps_and_then_what_is_decoded(folder, monkeypatch, tile, unit, count):
+@pytest.mark.parametrize(
+    "memory, tile, unit, count", [("high", 32, "tile", 12), ("medium", None, "picture", 2)]
+)
+def test_bars_count_steps_and_then_what_is_decoded(folder, monkeypatch, memory, tile, unit, count):
     bars, make = [], progress.bar
 
     def noting(total, unit, shown, desc, **options):
@@ -271,11 +273,12 @@ def test_bars_count_steps_and_then_what_is_decoded(folder, monkeypatch, tile, un
         return bars[-1][0]
 
     monkeypatch.setattr(progress, "bar", noting)
-    tiled = opened(folder, tile=tile)
+    tiled = opened(folder, memory=memory, tile=tile)
     size = {"img_height": 40, "img_width": 72, "batch_size": 2}
     for _ in range(2):
         tiled.text_to_image("a red house", **FEW | {"seed": [1, 2]}, **size, progress=True)
+    again = None if memory == "high" else "loading, compiling"
     assert [(bar.n, bar.total, *rest) for bar, *rest in bars] == [
         (3, 3, "step", "loading, compiling"), (count, count, unit, "decoding"),
-        (3, 3, "step", None), (count, count, unit, "decoding"),
+        (3, 3, "step", again), (count, count, unit, "decoding"),
     ]  # fmt: skip

@@ -51,7 +51,7 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path):
         resume(trainer(keras.optimizers.SGD(0.01, momentum=0.9)), tmp_path)
 
 
-def test_the_last_states_stay_and_nothing_of_a_killed_process_does(tmp_path):
+def test_the_last_states_stay_and_what_was_cut_off_before_them_goes(tmp_path):
     saving = SaveState(tmp_path, keep=2)
     saving.set_model(trainer(keras.optimizers.Adam(0.01)))
     for step in (1, 4):  # the second may be another process' own

@@ -44,9 +44,10 @@ def new_array(shape, dtype):
 
 
 def hand_over(array, variable):
-    """Assigns an array that nobody will change any more.
+    """Assigns an array that nobody will change any more, or a tensor.
 
-    On TensorFlow the variable lies in the memory of a `new_array` itself, until its first update.
+    On TensorFlow the variable lies in the memory of a `new_array` or tensor itself, until its first
+    update: what shares memory is copied then.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -90,9 +90,8 @@ def load(model, tensors):
     def assign(name):
         variable = variables[name]
         if variable.dtype == "int8":
-            values, scale = rounded(_read(variable, tensors, name, "float32"))
-            kernel = new_array(values.shape, values.dtype)
-            kernel[...] = values
+            kernel = new_array(variable.shape, "int8")
+            scale = rounded(_read(variable, tensors, name, "float32"), kernel)
             hand_over(scale, scales[_layer(variable)])
         else:
             kernel = _read(variable, tensors, name, variable.dtype)

@@ -8,6 +8,7 @@ from kerasdiff.backend import HALF, cast_late, empty, widen
 from kerasdiff.layers.variables import initializer, is_initialized
 
 LARGEST = 127
+ROWS = 1024  # that are rounded at once
 
 
 class KernelLayer(keras.layers.Layer):
@@ -47,9 +48,9 @@ class KernelLayer(keras.layers.Layer):
         self.kernel = self._constant(exact.shape, "int8", "kernel")
         self.scale = self._constant(exact.shape[-1:], "float32", "scale")
         if is_initialized():
-            kernel, scale = rounded(ops.convert_to_numpy(ops.cast(exact, "float32")))
+            kernel = np.empty(exact.shape, "int8")
+            self.scale.assign(rounded(ops.convert_to_numpy(ops.cast(exact, "float32")), kernel))
             self.kernel.assign(kernel)
-            self.scale.assign(scale)
 
     def save_own_variables(self, store):
         if self.scale is not None:
@@ -77,11 +78,15 @@ class KernelLayer(keras.layers.Layer):
         return ops.cast(y if self.scale is None else ops.cast(y, "float32") * self.scale, dtype)
 
 
-def rounded(kernel):
-    """A kernel (..., channels) as int8, and the step of each channel, float32 (channels,)."""
-    scale = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / LARGEST
+def rounded(kernel, out):
+    """Rounds a kernel (..., channels) into `out`, int8; gives each channel's step, (channels,)."""
+    rows, into = (array.reshape(-1, array.shape[-1]) for array in (kernel, out))
+    scale = np.maximum(rows.max(axis=0), -rows.min(axis=0)) / LARGEST
     scale = np.where(scale == 0, 1, scale).astype("float32")
-    return np.rint(kernel / scale).astype("int8"), scale
+    for start in range(0, len(rows), ROWS):
+        steps = rows[start : start + ROWS] / scale
+        np.copyto(into[start : start + ROWS], np.rint(steps, out=steps), casting="unsafe")
+    return scale
 
 
 def quantize(model, keep=()):

@@ -5,6 +5,7 @@ keeping. Each file is one safetensors file that appears whole or not at all.
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import keras
@@ -124,7 +125,8 @@ class SaveState(keras.callbacks.Callback):
         # Of older steps a process that was killed left what it was writing.
         cut_off = [path for path in self.folder.glob(".step-*.part") if path.name[1:] < first]
         for path in states[: -self.keep] + cut_off:
-            path.unlink(missing_ok=True)  # another process may share the folder
+            with suppress(OSError):  # another process may share the folder
+                path.unlink()
 
 
 def _variables(trainer):

@@ -67,7 +67,7 @@ class Plan:
 
 
 def prepare(settings):
-    """Opens model and data and checks what can be known before weights are read.
+    """Opens model and data and checks what can be known before anything is trained.
 
     Returns:
         `Plan`.
@@ -79,7 +79,6 @@ def prepare(settings):
     check_output(settings.output)
     make_optimizer(settings)
     checkpoint, data = open_model(settings), settings.data
-    check_trained(settings, checkpoint.config)
     if settings.output.endswith(".safetensors"):
         check_vocabularies(settings.output, checkpoint.config)
     buckets = None
@@ -96,6 +95,7 @@ def prepare(settings):
             check_captions(source, tokenizer)
         _check_samples(settings.samples, checkpoint.config, tokenizer)
     check_record(settings.folder, settings, source)
+    check_trained(settings, checkpoint.config)
     return Plan(settings, checkpoint, source, tokenizer)
 
 
