@@ -168,6 +168,12 @@ def test_what_decodes_in_float32_gives_its_weights_up_too(folder, model):
         assert held(little) == {"decoder", "text_encoder"}
 
 
+def test_with_low_memory_the_network_is_never_whole(folder):
+    little = opened(folder, memory="low")
+    little.text_to_image("a red house", **FEW)
+    assert "diffusion_model" not in little._parts and held(little) == {"decoder"}
+
+
 @pytest.mark.parametrize("memory", ("medium", "low"))
 def test_a_model_that_was_taken_or_set_is_kept(folder, model, memory):
     little = opened(folder, memory=memory)
