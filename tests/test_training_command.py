@@ -141,7 +141,7 @@ def test_long_captions_are_an_error_before_the_first_step(tmp_path):
     assert run.prepare(settings(tmp_path, data__truncate_captions=True))
 
 
-def test_what_can_be_known_is_an_error_before_networks_are_made(tmp_path):
+def test_what_can_be_known_is_an_error_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="'lora' is in no name"):
         run.prepare(settings(tmp_path, train=["unet", "lora"]))
     with pytest.raises(ValueError, match="`optimizer.options`: .*beta_9"):

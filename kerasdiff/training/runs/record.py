@@ -26,9 +26,10 @@ def check_record(folder, settings, source):
         ValueError: if the folder is of a run with other settings or pictures: names each
             difference.
     """
-    path, new = _path(folder), _record(settings, source)
+    path = _path(folder)
     if not path.exists():
         return
+    new = _record(settings, source)
     try:
         old = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -47,12 +48,13 @@ def check_record(folder, settings, source):
 
 
 def write_record(folder, settings, source):
-    """Writes down what a run is about, unless it was; the folder is made if missing."""
+    """Writes down what a run is about, or compares as `check_record`; makes the folder."""
     path = _path(folder)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            file.write(json.dumps(_record(settings, source), indent=2).encode())
+    if path.exists():
+        return check_record(folder, settings, source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(json.dumps(_record(settings, source), indent=2).encode())
 
 
 def _path(folder):

@@ -130,7 +130,6 @@ def train(plan, score=None, progress=True, part=(0, 1)):
         CheckpointError: if state or result cannot be written; the last good state stays.
     """
     settings = plan.settings
-    check_record(settings.folder, settings, plan.source)
     write_record(settings.folder, settings, plan.source)
     keep_freed_memory()
     keras.utils.set_random_seed(settings.seed)
