@@ -46,7 +46,7 @@ def parse(arguments=None):
     parser.add_argument("--backward", action="store_true", help="output and gradients")
     parser.add_argument("--compiler", default="auto", choices=("auto", "xla", "graph"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--query-chunk", type=int, default=1024)
+    parser.add_argument("--query-chunk", type=int, default=2048)
     parser.add_argument("--key-chunk", type=int, default=4096)
     parser.add_argument(
         "--plain-limit",

@@ -14,7 +14,6 @@ from attention_oracle import naive_attention, naive_gradients, problem
 from keras import ops
 
 from kerasdiff.attention import attention
-from kerasdiff.attention.function import SHORT
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 # (B, Tq, Tk, H, D, Dv), chunk of queries, chunk of keys
@@ -92,7 +91,7 @@ def test_one_key_is_taken_whole_and_without_a_warning(chunks, dtype):
 
 def test_only_the_case_that_is_named_so_takes_the_plain_form():
     for name, ((batch, queries, keys, heads, *_), query_chunk, key_chunk) in CASES.items():
-        is_short = batch * queries * keys * heads <= SHORT * query_chunk * key_chunk
+        is_short = batch * queries * keys * heads <= query_chunk * key_chunk
         assert is_short == (name == "plain"), name
 
 

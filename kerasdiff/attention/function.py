@@ -11,10 +11,7 @@ from kerasdiff.attention.pieces import MASKED, chunked, for_scores, scaled, soft
 from kerasdiff.attention.spans import chunk_count
 from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python, widen
 
-SHORT = 2
-"""Up to this many chunks' worth of scores are computed at once: 32 MiB at the default sizes."""
-
-MANY = 64
+MANY = 32
 """From so many pieces on a loop in Python takes longer than one that has to be compiled first."""
 
 ROWS = 256
@@ -38,12 +35,13 @@ def without_loops():
 
 
 def attention(
-    query, key, value, mask=None, *, scale=None, query_chunk_size=1024, key_chunk_size=4096
+    query, key, value, mask=None, *, scale=None, query_chunk_size=2048, key_chunk_size=4096
 ):
     """`softmax(scale * query @ key.T) @ value` for each head, exactly.
 
-    Problems of at most `SHORT * query_chunk_size * key_chunk_size` scores take the plain form;
-    longer ones, and ones of unknown size in a traced graph, loop over chunks, backwards too.
+    Problems of at most `query_chunk_size * key_chunk_size` scores (by default 32 MiB in float32)
+    take the plain form; longer ones, and ones of unknown size in a traced graph, loop over chunks,
+    backwards too.
     Without a mask a fused kernel of linear memory runs instead, through Keras, where there is one:
     cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, and OpenVINO's.
     Matrix products are in the inputs' dtype, but the scores' of float16 in float32, and all of 16
@@ -61,7 +59,7 @@ def attention(
             attend to nothing gives zeros and has no gradient.
         scale: of the scores, a Python number; 1 / sqrt(D) by default.
         query_chunk_size, key_chunk_size: the most queries and keys whose scores exist at once. The
-            gradient may take twice as many queries, and then an eighth of the keys.
+            gradient takes an eighth of the keys.
 
     Returns:
         (B, Tq, H, Dv) in the dtype of `query`.
@@ -101,7 +99,7 @@ def _is_short(query, key, sizes):
     if not all(isinstance(length, int) for length in lengths):
         return False
     batch, queries, heads, keys = lengths
-    return batch * heads * queries * keys <= SHORT * sizes[0] * sizes[1]
+    return batch * heads * queries * keys <= sizes[0] * sizes[1]
 
 
 def _count_pieces(query, key, sizes):

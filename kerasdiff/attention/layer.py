@@ -24,7 +24,7 @@ class MemoryEfficientAttention(keras.layers.Layer):
             at once, see `attention`.
     """
 
-    def __init__(self, num_heads, query_chunk_size=1024, key_chunk_size=4096, **kwargs):
+    def __init__(self, num_heads, query_chunk_size=2048, key_chunk_size=4096, **kwargs):
         super().__init__(**kwargs)
         check_chunk_sizes(
             num_heads=num_heads, query_chunk_size=query_chunk_size, key_chunk_size=key_chunk_size
