@@ -47,7 +47,7 @@ class Reusing:
     def __call__(self, inputs, training=False):
         walk, outer, _, last = _cut(self.model, inputs)
         walk.along(inputs["latent"], outer)
-        rows = ops.shape(inputs["latent"])[0]
+        rows = ops.shape(inputs["context"])[0]
         deep = self.features[self.taken : self.taken + rows]
         self.taken += rows
         return walk.along(deep, last)

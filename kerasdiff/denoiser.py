@@ -53,14 +53,20 @@ def _predict(model, latent, timestep, inputs, mode):
         halves = halves[1:] if mode == "positive" else halves
         return [_call(model, latent, timestep, half) for half in halves]
     if mode == "batched":
-        latent = ops.concatenate([latent, latent], axis=0)
+        if not _meets_text_late(latent, rows):
+            latent = ops.concatenate([latent, latent], axis=0)
         return ops.split(_call(model, latent, timestep, rows), 2)
     return [_call(model, latent, timestep, rows)]
 
 
+def _meets_text_late(latent, rows):
+    """Whether the halves differ in the context alone, which comes in after the first layers."""
+    return set(rows) == {"context"} and None not in (latent.shape[0], rows["context"].shape[0])
+
+
 def _call(model, latent, timestep, rows):
     config = model.config
-    timesteps = ops.broadcast_to(timestep, (ops.shape(latent)[0],))
+    timesteps = ops.reshape(timestep, (1,))  # for all rows
     embedding = timestep_embedding(
         timesteps, config.channels[0], config.flip_sin_to_cos, config.freq_shift
     )

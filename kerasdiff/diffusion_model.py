@@ -11,6 +11,7 @@ from kerasdiff.configs import DiffusionModelConfig
 from kerasdiff.layers import (
     Downsample,
     GroupNorm,
+    JoinSkip,
     Network,
     PaddedConv2D,
     ResBlock,
@@ -30,7 +31,9 @@ class DiffusionModel(Network):
     `timestep_embedding` (B, channels[0]), `context` (B, T, context_dim), and, where the config has
     them, `added_embedding` (B, added_embed_dim), `guidance_embedding` (B, time_cond_dim), and
     ControlNet's residuals `controlnet_down_0` ... and `controlnet_mid`, of the shapes of the skips
-    and the middle. The output is (B, h, w, out_channels). Any h and w will do.
+    and the middle. The output is (B, h, w, out_channels). Any h and w will do. Without those last
+    ones, `latent` may have fewer rows than `context`, in a whole ratio, and `timestep_embedding`
+    one: what comes before the text is then computed once for all rows of it.
 
     Args:
         config: a `DiffusionModelConfig`.
@@ -156,9 +159,7 @@ class Walk:
         """What some blocks make of x (B, h, w, C), with `embedding` and `skips` at hand."""
         for block in blocks:
             if block.skip == "pop":
-                x = self.make(keras.layers.Concatenate, f"{block.name}.concat")(
-                    [x, self.skips.pop()]
-                )
+                x = self.make(JoinSkip, f"{block.name}.concat")([x, self.skips.pop()])
             x = getattr(self, f"_{block.kind}")(block, x)
             if block.skip == "push":
                 self.skips.append(x)

@@ -29,6 +29,7 @@ from kerasdiff.configs import AutoencoderConfig
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel, timestep_embedding
 from kerasdiff.image_encoder import ImageEncoder, sample_moments
+from kerasdiff.layers import ResBlock
 from kerasdiff.text_encoder import TextEncoder
 
 TOLERANCE = 2e-5  # relative to the largest value
@@ -109,6 +110,38 @@ def test_latents_of_any_size_give_the_same_size():
     for height, width in ((1, 1), (2, 7), (5, 4)):
         inputs = unet_inputs("levels") | {"latent": numbers("any", (2, height, width, 4))}
         assert model(inputs).shape == (2, height, width, 4)
+
+
+@pytest.mark.parametrize("name", ("sd1", "levels", "sd2"))
+@pytest.mark.parametrize("rows", (1, 2))
+def test_what_comes_before_the_text_is_computed_once_for_all_texts(rows, name, monkeypatch):
+    model, inputs = fill(DiffusionModel(UNETS[name][0])), unet_inputs(name)
+    latent, context = inputs["latent"][:rows], inputs["context"]
+    context = np.concatenate([context[:rows], context[:rows] + 1, context[:rows] * 2])
+    embedding = inputs["timestep_embedding"][:1]
+    wanted = model(
+        {
+            "latent": np.concatenate([latent] * 3),
+            "timestep_embedding": np.repeat(embedding, 3 * rows, axis=0),
+            "context": context,
+        }
+    )
+    seen, call = [], ResBlock.call
+    monkeypatch.setattr(
+        ResBlock, "call", lambda self, x, *rest: seen.append(x.shape[0]) or call(self, x, *rest)
+    )
+    found = model({"latent": latent, "timestep_embedding": embedding, "context": context})
+    assert error(np.asarray(found), np.asarray(wanted)) < TOLERANCE
+    first = next(i for i, count in enumerate(seen) if count != rows)
+    assert 0 < first <= 2 and set(seen[first:]) == {3 * rows}
+
+
+def test_rows_of_texts_that_are_no_multiple_of_the_latents_are_refused():
+    model, inputs = DiffusionModel(UNETS["sd1"][0]), unet_inputs("sd1")
+    for rows in (1, 3):
+        context = np.zeros((rows, *inputs["context"].shape[1:]), "float32")
+        with pytest.raises(ValueError, match="batches of `key` .* differ"):
+            model(inputs | {"context": context})
 
 
 def test_moments_are_the_last_layer_but_one_and_share_its_weights():

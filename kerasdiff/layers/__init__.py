@@ -12,7 +12,14 @@ import keras
 
 from kerasdiff.layers.autoencoder import AttentionBlock, MeanLatents, apply_blocks
 from kerasdiff.layers.basic import Dense, PaddedConv2D, gelu
-from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, TimeEmbedding, Upsample
+from kerasdiff.layers.blocks import (
+    Composite,
+    Downsample,
+    JoinSkip,
+    ResBlock,
+    TimeEmbedding,
+    Upsample,
+)
 from kerasdiff.layers.int8 import quantize, rounded
 from kerasdiff.layers.network import Network, to_policy
 from kerasdiff.layers.norms import GroupNorm, LayerNorm, layer_norm
@@ -33,6 +40,7 @@ __all__ = [
     "Downsample",
     "FeedForward",
     "GroupNorm",
+    "JoinSkip",
     "LayerNorm",
     "MeanLatents",
     "Network",

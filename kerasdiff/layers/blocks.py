@@ -31,6 +31,26 @@ class Composite(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in self.FIELDS}}
 
 
+def match_rows(x, like):
+    """(B, ...) again and again, all of it, up to the rows of `like`.
+
+    With guidance a UNet is asked twice about one picture: once is enough until the text comes in.
+    """
+    rows, wanted = x.shape[0], like.shape[0]
+    known = rows is not None and wanted is not None
+    fits = known and 0 < rows < wanted and wanted % rows == 0
+    return ops.concatenate([x] * (wanted // rows)) if fits else x
+
+
+@keras.saving.register_keras_serializable("kerasdiff")
+class JoinSkip(keras.layers.Concatenate):
+    """[(B, H, W, C), (B, H, W, D)] to (B, H, W, C + D); the second may be of fewer rows."""
+
+    def call(self, inputs):
+        x, skip = inputs
+        return super().call([x, match_rows(skip, x)])
+
+
 @keras.saving.register_keras_serializable("kerasdiff")
 class TimeEmbedding(Composite):
     """A small perceptron: (B, I) to (B, units).
