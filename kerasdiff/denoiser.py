@@ -8,6 +8,7 @@ the three scalings alone, as in EDM (arXiv 2206.00364, section 5). Guidance acts
 from keras import ops
 
 from kerasdiff.diffusion_model import timestep_embedding
+from kerasdiff.layers import repeat_rows
 
 
 def denoise(model, x, scalings, guidance, inputs, mode):
@@ -21,9 +22,10 @@ def denoise(model, x, scalings, guidance, inputs, mode):
         inputs: tensors by name: `context` and, where the network has them, `added_embedding`,
             `guidance_embedding` (all with 2B rows, negative first, unless `mode` is `"off"`),
             `extra_channels` (B, h, w, E) and `guidance_rescale` (scalar).
-        mode: `"off"` for one call without guidance, `"batched"` for one call of 2B rows,
-            `"split"` for two calls of B rows, which takes half the memory, `"positive"` for one
-            call of B rows, with guidance left out.
+        mode: `"off"` for one call without guidance, `"batched"` for one call of 2B rows (of B until
+            the text comes in, where the halves differ in it alone), `"split"` for two calls of B
+            rows, which takes half the memory, `"positive"` for one call of B rows, with guidance
+            left out.
 
     Returns:
         Denoised latents, (B, h, w, C) float32.
@@ -53,15 +55,16 @@ def _predict(model, latent, timestep, inputs, mode):
         halves = halves[1:] if mode == "positive" else halves
         return [_call(model, latent, timestep, half) for half in halves]
     if mode == "batched":
-        if not _meets_text_late(latent, rows):
+        if not _differ_in_text_alone(latent, rows):
             latent = ops.concatenate([latent, latent], axis=0)
-        return ops.split(_call(model, latent, timestep, rows), 2)
+        found = _call(model, latent, timestep, rows)
+        return ops.split(repeat_rows(found, rows["context"]), 2)  # B rows where no text comes in
     return [_call(model, latent, timestep, rows)]
 
 
-def _meets_text_late(latent, rows):
-    """Whether the halves differ in the context alone, which comes in after the first layers."""
-    return set(rows) == {"context"} and None not in (latent.shape[0], rows["context"].shape[0])
+def _differ_in_text_alone(latent, rows):
+    known = None not in (latent.shape[0], rows["context"].shape[0])
+    return known and set(rows) == {"context"}
 
 
 def _call(model, latent, timestep, rows):

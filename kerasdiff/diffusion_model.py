@@ -31,9 +31,9 @@ class DiffusionModel(Network):
     `timestep_embedding` (B, channels[0]), `context` (B, T, context_dim), and, where the config has
     them, `added_embedding` (B, added_embed_dim), `guidance_embedding` (B, time_cond_dim), and
     ControlNet's residuals `controlnet_down_0` ... and `controlnet_mid`, of the shapes of the skips
-    and the middle. The output is (B, h, w, out_channels). Any h and w will do. Without those last
-    ones, `latent` may have fewer rows than `context`, in a whole ratio, and `timestep_embedding`
-    one: what comes before the text is then computed once for all rows of it.
+    and the middle. The output is (B, h, w, out_channels). Any h and w will do. Where there
+    are the first three inputs alone, `latent` may have fewer rows than `context`, in a whole ratio,
+    and `timestep_embedding` one: what comes before the text is computed once for all of it.
 
     Args:
         config: a `DiffusionModelConfig`.

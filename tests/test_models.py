@@ -112,10 +112,13 @@ def test_latents_of_any_size_give_the_same_size():
         assert model(inputs).shape == (2, height, width, 4)
 
 
-@pytest.mark.parametrize("name", ("sd1", "levels", "sd2"))
+@pytest.mark.parametrize("name", ("sd1", "levels", "sd2", "late"))
 @pytest.mark.parametrize("rows", (1, 2))
 def test_what_comes_before_the_text_is_computed_once_for_all_texts(rows, name, monkeypatch):
-    model, inputs = fill(DiffusionModel(UNETS[name][0])), unet_inputs(name)
+    late = {"depth": (0, 2), "up_depth": (2, 0)} if name == "late" else {}
+    name = "sd1" if late else name
+    model = fill(DiffusionModel(replace(UNETS[name][0], **late)))
+    inputs = unet_inputs(name)
     latent, context = inputs["latent"][:rows], inputs["context"]
     context = np.concatenate([context[:rows], context[:rows] + 1, context[:rows] * 2])
     embedding = inputs["timestep_embedding"][:1]
@@ -132,8 +135,8 @@ def test_what_comes_before_the_text_is_computed_once_for_all_texts(rows, name, m
     )
     found = model({"latent": latent, "timestep_embedding": embedding, "context": context})
     assert error(np.asarray(found), np.asarray(wanted)) < TOLERANCE
-    first = next(i for i, count in enumerate(seen) if count != rows)
-    assert 0 < first <= 2 and set(seen[first:]) == {3 * rows}
+    first = {"levels": 1, "sd1": 1, "sd2": 1}[name] + bool(late)
+    assert seen == [rows] * first + [3 * rows] * (len(seen) - first)
 
 
 def test_rows_of_texts_that_are_no_multiple_of_the_latents_are_refused():

@@ -59,7 +59,7 @@ def attention(
             attend to nothing gives zeros and has no gradient.
         scale: of the scores, a Python number; 1 / sqrt(D) by default.
         query_chunk_size, key_chunk_size: the most queries and keys whose scores exist at once. The
-            gradient takes an eighth of the keys.
+            gradient takes an eighth of the keys, or half of the queries.
 
     Returns:
         (B, Tq, H, Dv) in the dtype of `query`.

@@ -82,7 +82,8 @@ def _forward_rows(sizes, index, head, state):
     if "log_sum" not in state:
         found = {"output": _matmul(softmax(_scores(given)), given["value"])}
     elif isinstance(count, int) and count == 1 and "mask" not in given:
-        found = _forward_piece(sizes, 0, given)  # there is nothing to join
+        # Nothing to join; masked, joining is what makes zeros of rows that attend to nothing.
+        found = _forward_piece(sizes, 0, given)
     else:
         dtype = sum_dtype(given["query"])
         found = {
@@ -122,6 +123,8 @@ def _backward(kept, scale, sizes):
         # An eighth as many scores at once: quicker on a processor, and with a quarter a head of
         # 16,384 positions and 80 channels would take more than 100 MB.
         sizes = (sizes[0], max(1, sizes[1] // 8))
+    else:  # each piece a softmax over all keys
+        sizes = (max(1, sizes[0] // 2), sizes[1])
     state = {name: ops.zeros_like(kept[name]) for name in ("query", "key", "value")}
     return _over_heads(partial(_backward_head, scale, sizes), kept, state, scale)
 

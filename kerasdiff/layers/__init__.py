@@ -19,6 +19,7 @@ from kerasdiff.layers.blocks import (
     ResBlock,
     TimeEmbedding,
     Upsample,
+    repeat_rows,
 )
 from kerasdiff.layers.int8 import quantize, rounded
 from kerasdiff.layers.network import Network, to_policy
@@ -54,6 +55,7 @@ __all__ = [
     "initializer",
     "layer_norm",
     "quantize",
+    "repeat_rows",
     "rounded",
     "tensor_name",
     "to_policy",

@@ -31,10 +31,11 @@ class Composite(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in self.FIELDS}}
 
 
-def match_rows(x, like):
-    """(B, ...) again and again, all of it, up to the rows of `like`.
+def repeat_rows(x, like):
+    """`x` (B, ...), repeated as a whole up to the rows of `like`.
 
-    With guidance a UNet is asked twice about one picture: once is enough until the text comes in.
+    Rows that are unknown while tracing, or no multiple, leave it as it is. With guidance a UNet is
+    asked twice about one picture: once is enough until the text comes in.
     """
     rows, wanted = x.shape[0], like.shape[0]
     known = rows is not None and wanted is not None
@@ -48,7 +49,7 @@ class JoinSkip(keras.layers.Concatenate):
 
     def call(self, inputs):
         x, skip = inputs
-        return super().call([x, match_rows(skip, x)])
+        return super().call([x, repeat_rows(skip, x)])
 
 
 @keras.saving.register_keras_serializable("kerasdiff")

@@ -5,7 +5,7 @@ from keras import ops
 
 from kerasdiff.attention import attention
 from kerasdiff.layers.basic import Dense, PaddedConv2D, gelu
-from kerasdiff.layers.blocks import Composite, match_rows
+from kerasdiff.layers.blocks import Composite, repeat_rows
 from kerasdiff.layers.norms import GroupNorm, layer_norm
 from kerasdiff.layers.token_merging import TokenMerging
 
@@ -93,7 +93,7 @@ class FeedForward(Composite):
 class TransformerBlock(Composite):
     """Self-attention, attention to the context and a perceptron, each added to (B, T, C).
 
-    Where the context has a multiple of B rows, so has the result; see `match_rows`.
+    Where the context has a multiple of B rows, so has the result; see `repeat_rows`.
 
     Args:
         heads: of both attentions.
@@ -122,7 +122,7 @@ class TransformerBlock(Composite):
         else:
             merging = TokenMerging(x, *merging)
             x = x + merging.part(self.attn1(merging.merge(tokens)))
-        x = match_rows(x, context)
+        x = repeat_rows(x, context)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -172,5 +172,6 @@ class SpatialTransformer(Composite):
         merging = (height, width, self.token_merging) if self.token_merging and even else None
         for block in self.blocks:
             inner = block(inner, context, merging=merging)
-        inner = ops.reshape(inner, (-1, height, width, channels))  # (B, H, W, C)
-        return match_rows(x, inner) + self.proj_out(inner)
+        rows = ops.shape(inner)[0]
+        inner = ops.reshape(inner, (rows, height, width, channels))  # (B, H, W, C)
+        return repeat_rows(x, inner) + self.proj_out(inner)

@@ -113,9 +113,8 @@ def test_other_runtimes_paint_the_picture(
     model, paint, tmp_path, monkeypatch, format, package, runtime
 ):
     pytest.importorskip(package)
-    monkeypatch.setattr(
-        function, "_is_short", lambda *_: False
-    )  # attention as of large pictures, in pieces
+    # Attention as of large pictures, in pieces.
+    monkeypatch.setattr(function, "_is_short", lambda *_: False)
     folder = model.export(tmp_path / "parts", format, max_steps=3, sampler="dpmpp_2m_sde")
     picture = painted(paint, folder, runtime(folder))
     assert difference(picture, expected(model, "dpmpp_2m_sde")).max() <= 2
