@@ -113,7 +113,7 @@ def giving_back_freed_memory():
             before = _resident()
             # It takes time: once nothing comes of it, a program runs, no compiler.
             give_back_freed_memory()
-            pause = SHORTEST_PAUSE if before - _resident() > WORTHWHILE else min(2 * pause, 5.0)
+            pause = SHORTEST_PAUSE if before - _resident() > WORTHWHILE else min(2 * pause, 1.0)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
