@@ -135,7 +135,7 @@ def test_what_comes_before_the_text_is_computed_once_for_all_texts(rows, name, m
     )
     found = model({"latent": latent, "timestep_embedding": embedding, "context": context})
     assert error(np.asarray(found), np.asarray(wanted)) < TOLERANCE
-    first = {"levels": 1, "sd1": 1, "sd2": 1}[name] + bool(late)
+    first = 2 if late else 1
     assert seen == [rows] * first + [3 * rows] * (len(seen) - first)
 
 

@@ -120,8 +120,7 @@ def _mixed(shares, sums, value):
 def _backward(kept, scale, sizes):
     """Gradients of query, key and value, each in the array's own shape and dtype."""
     if "log_sum" in kept:
-        # An eighth as many scores at once: quicker on a processor, and with a quarter a head of
-        # 16,384 positions and 80 channels would take more than 100 MB.
+        # An eighth as many scores at once: quicker on a processor, and the forward pass takes more.
         sizes = (sizes[0], max(1, sizes[1] // 8))
     else:  # each piece a softmax over all keys
         sizes = (max(1, sizes[0] // 2), sizes[1])
