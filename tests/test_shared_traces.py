@@ -35,7 +35,7 @@ def drawn(kind, *args, shapes=(X.shape,), seed=0):
     return layer
 
 
-def in_a_row(layers, *more):
+def in_a_row(layers, *more, jit_compile=True):
     """What layers make of X one after another, by a program, and by none."""
     model = keras.Sequential(layers)
 
@@ -46,12 +46,14 @@ def in_a_row(layers, *more):
 
     wanted = keras.ops.convert_to_numpy(run(keras.ops.convert_to_tensor(X)))
     Counted.traced = ()
-    program = Program(run, model, True)
+    program = Program(run, model, jit_compile)
     return program, keras.ops.convert_to_numpy(program(X)), wanted
 
 
-def test_like_layers_are_traced_once_and_keep_their_own_weights():
-    program, got, wanted = in_a_row([drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(3)])
+@pytest.mark.parametrize("jit_compile", (True, False), ids=("by XLA", "a graph"))
+def test_like_layers_are_traced_once_and_keep_their_own_weights(jit_compile):
+    layers = [drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(3)]
+    _, got, wanted = in_a_row(layers, jit_compile=jit_compile)
     np.testing.assert_allclose(got, wanted, atol=1e-4)
     assert Counted.traced == ("Counted-0",)
 

@@ -10,7 +10,7 @@ import keras
 
 from kerasdiff.backend.compilers import resolve_jit_compile
 from kerasdiff.backend.memory import giving_back_freed_memory
-from kerasdiff.backend.product_forms import faster_forms, with_forms
+from kerasdiff.backend.product_forms import faster_forms, forms, with_forms
 from kerasdiff.backend.shared_traces import sharing_traces
 
 
@@ -54,9 +54,11 @@ class Program:
     def trace(self, *inputs):
         self.traces += 1
         self._compiling.enter_context(giving_back_freed_memory())
-        if self._travels or not self.jit_compile:
+        one_by_one = not self.jit_compile and keras.backend.backend() == "jax"
+        if self._travels or one_by_one:
             return self._function(*inputs)
-        with with_forms(faster_forms(self._spares)), sharing_traces():
+        allowed = faster_forms(self._spares) if self.jit_compile else forms()
+        with with_forms(allowed), sharing_traces():
             return self._function(*inputs)
 
 
