@@ -21,6 +21,7 @@ from kerasdiff.backend.memory import (
     give_up,
     hand_over,
     keep_freed_memory,
+    nameless_variables,
     new_array,
 )
 from kerasdiff.backend.product_forms import (
@@ -53,6 +54,7 @@ __all__ = [
     "join_processes",
     "keep_freed_memory",
     "loops_in_python",
+    "nameless_variables",
     "new_array",
     "prepare_compiler",
     "programs_hold_weights",

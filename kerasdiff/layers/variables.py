@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import keras
 
-from kerasdiff.backend import empty
+from kerasdiff.backend import empty, nameless_variables
 
 _LEAVES = {
     "kernel": "weight",
@@ -54,7 +54,8 @@ def uninitialized():
     """
     token = _initialized.set(False)
     try:
-        yield
+        with nameless_variables():
+            yield
     finally:
         _initialized.reset(token)
 
