@@ -119,14 +119,13 @@ def _read(variable, tensors, name, dtype):
 def copy_turned(tensor, array, axes):
     """Casts a tensor into an array whose `axes`, in this order, are the tensor's.
 
-    Some rows at a time, turned and then cast, mostly within the processor's cache: NumPy does both
+    Some rows at a time, cast and then turned, mostly within the processor's cache: NumPy does both
     at once number by number, which took up to twice as long.
     """
-    turned, order = array.transpose(axes), np.argsort(axes)  # HWIO -> OIHW, IO -> OI
+    turned = array.transpose(axes)  # HWIO -> OIHW, IO -> OI
     for start in range(0, len(tensor), ROWS):
         rows = slice(start, start + ROWS)
-        piece = np.ascontiguousarray(tensor[rows].transpose(order))
-        np.copyto(turned[rows], piece.transpose(axes), casting="unsafe")
+        turned[rows] = tensor[rows].astype(array.dtype, copy=False)
 
 
 def check_fit(tensors, want, model):

@@ -148,8 +148,9 @@ def require_finite(array, name, source):
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
         return
     # the sum is finite unless a value is not, or it overflows: cheap, and then looked at closely
+    kind = np.float64 if array.dtype == np.float16 else np.float32  # what NumPy adds up soonest in
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)) or np.isfinite(array).all():
+        if np.isfinite(array.sum(dtype=kind)) or np.isfinite(array).all():
             return
     raise CheckpointError(
         f"{source}: the tensor {name!r} holds NaN or infinity as {array.dtype}, "
