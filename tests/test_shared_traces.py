@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasdiff.backend import Program
-from kerasdiff.layers import ResBlock, SpatialTransformer
+from kerasdiff.backend import Program, call_once
+from kerasdiff.layers import Dense, ResBlock, SpatialTransformer
 
 X = np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype("float32")
 CONTEXT = np.random.default_rng(1).standard_normal((2, 3, 6)).astype("float32")
@@ -121,3 +121,23 @@ def test_what_travels_to_other_machines_is_traced_plainly():
     program = Program(lambda x: layers[1](layers[0](x)), keras.Sequential(layers), True, True)
     program(X)
     assert Counted.traced == ("Counted-0", "Counted-1")
+
+
+def test_a_function_of_arrays_is_traced_once_for_each_of_their_shapes():
+    shapes = []
+
+    def double(array):
+        shapes.append(tuple(array.shape))
+        return 2 * array
+
+    layer = Dense(8)
+    layer.build(X.shape)
+    program = Program(
+        lambda x: [call_once(double, each) for each in (x, x + 1, layer.kernel, layer.bias)], layer
+    )
+    got = program(X)
+    assert shapes == [X.shape, (8, 8), (8,)]
+    for each, wanted in zip(got, (X, X + 1, layer.kernel, layer.bias), strict=True):
+        np.testing.assert_allclose(each, 2 * np.asarray(wanted), rtol=1e-6)
+    call_once(double, X)
+    assert len(shapes) == 4  # nothing is shared outside a program

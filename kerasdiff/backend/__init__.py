@@ -32,13 +32,14 @@ from kerasdiff.backend.product_forms import (
     with_forms,
 )
 from kerasdiff.backend.programs import Program, programs_hold_weights
-from kerasdiff.backend.shared_traces import call_shared
+from kerasdiff.backend.shared_traces import call_once, call_shared
 from kerasdiff.backend.training import training_function
 
 __all__ = [
     "HALF",
     "Forms",
     "Program",
+    "call_once",
     "call_shared",
     "cast_late",
     "check_trains",

@@ -46,6 +46,23 @@ def call_shared(layer, call, *tensors, **settings):
     return traces[kind]([variable.value for variable in variables], *tensors)
 
 
+def call_once(function, *arrays):
+    """`function(*arrays)`, traced once for arrays of these shapes.
+
+    Args:
+        function: a pure one, of a module: of what it is called with and nothing else.
+        *arrays: tensors or variables.
+    """
+    traces = _TRACES.get()
+    arrays = [array.value if isinstance(array, keras.Variable) else array for array in arrays]
+    if traces is None:
+        return function(*arrays)
+    if function not in traces:
+        # JAX knows a function again, for good: in every program it shall be another.
+        traces[function] = _ONCE[keras.backend.backend()](lambda *arrays: function(*arrays))
+    return traces[function](*arrays)
+
+
 def _kind(layer):
     """What tells a layer from others, within it too, but for names and the values of weights."""
     configs = ((type(each), each.get_config()) for each in layer._flatten_layers())

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import forms
+from kerasdiff.backend import call_once, forms
 
 FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
 """From so many on `paired` is faster than a matrix product (`benchmarks.products`)."""
@@ -74,17 +74,17 @@ def filtered(x, kernel):
     Returns:
         (B, H, W, O); its gradient is a convolution of the same kind, and nine matrix products.
     """
+    return call_once(_filtered, x, kernel)
 
-    @ops.custom_gradient  # no framework can go backwards through every loop
-    def run(x, kernel):
-        def gradient(*args, upstream=None):
-            upstream = args[0] if upstream is None else upstream
-            turned = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))  # (3, 3, O, I)
-            return filtered(upstream, turned), _kernel_gradient(x, upstream)
 
-        return _filter(x, kernel), gradient
+@ops.custom_gradient  # no framework can go backwards through every loop
+def _filtered(x, kernel):
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        turned = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))  # (3, 3, O, I)
+        return filtered(upstream, turned), _kernel_gradient(x, upstream)
 
-    return run(x, ops.convert_to_tensor(kernel))
+    return _filter(x, kernel), gradient
 
 
 def _kernel_gradient(x, upstream):
