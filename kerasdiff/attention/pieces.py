@@ -53,7 +53,7 @@ def _forward(given, scale, sizes):
     state = {"output": ops.zeros((*outer, value.shape[-1]), query.dtype)}
     if not _is_one_softmax(given, sizes):
         state["log_sum"] = ops.zeros((*outer, 1), sum_dtype(query))
-    return _over_heads(partial(_forward_head, sizes), given, state, scale)
+    return _over_heads(partial(_forward_head, sizes, scale), given, state)
 
 
 def _is_one_softmax(given, sizes):
@@ -68,16 +68,25 @@ def _is_one_softmax(given, sizes):
     return "mask" not in given and stays and isinstance(keys, int) and keys <= sizes[1]
 
 
-def _forward_head(sizes, head, widths):
+def _forward_head(sizes, scale, place, given, widths):
+    # Queries are cut out of all heads' a chunk at a time: a whole head's would add to the peak.
+    head = _take_head(place, {name: given[name] for name in given if name != "query"})
     head["key_across"] = ops.transpose(head.pop("key"))
-    queries, dtype = ops.shape(head["query"])[0], sum_dtype(head["query"])
+    head |= {"queries": given["query"], "place": place}
+    queries, dtype = ops.shape(given["query"])[1], sum_dtype(given["query"])
     found = {name: ops.zeros((queries, width), dtype) for name, width in widths.items()}
-    return repeat(chunk_count(queries, sizes[0]), partial(_forward_rows, sizes), head, found)
+    return repeat(chunk_count(queries, sizes[0]), partial(_forward_rows, sizes, scale), head, found)
 
 
-def _forward_rows(sizes, index, head, state):
-    rows = chunk_span(index, ops.shape(head["query"])[0], sizes[0])
-    given = head | {name: cut(head[name], rows) for name in ("query", "mask") if name in head}
+def _forward_rows(sizes, scale, index, head, state):
+    queries, (batch, number) = head["queries"], head["place"]
+    rows = chunk_span(index, ops.shape(queries)[1], sizes[0])
+    corner, size = (batch, rows.start, number, 0), (1, rows.size, 1, queries.shape[-1])
+    query = widen(ops.slice(queries, corner, size)[0, :, 0])  # (q, D)
+    given = {name: head[name] for name in ("key_across", "value")}
+    given |= {"query": scaled(query, scale)}
+    if "mask" in head:
+        given["mask"] = cut(head["mask"], rows)
     count = chunk_count(ops.shape(head["value"])[0], sizes[1])
     if "log_sum" not in state:
         found = {"output": _matmul(softmax(_scores(given)), given["value"])}
@@ -125,10 +134,12 @@ def _backward(kept, scale, sizes):
     else:  # each piece a softmax over all keys
         sizes = (max(1, sizes[0] // 2), sizes[1])
     state = {name: ops.zeros_like(kept[name]) for name in ("query", "key", "value")}
-    return _over_heads(partial(_backward_head, scale, sizes), kept, state, scale)
+    return _over_heads(partial(_backward_head, sizes, scale), kept, state)
 
 
-def _backward_head(scale, sizes, head, widths):
+def _backward_head(sizes, scale, place, kept, widths):
+    head = _take_head(place, kept)
+    head["query"] = scaled(head["query"], scale)
     dtype = sum_dtype(head["query"])
     found = {name: ops.zeros_like(head[name], dtype=dtype) for name in widths}
     upstream, output = (ops.cast(x, dtype) for x in (head["upstream"], head.pop("output")))
@@ -221,12 +232,12 @@ def _take_columns(columns, given):
     }
 
 
-def _over_heads(visit, given, state, scale):
-    """Fills the arrays (B, T, H, D) of `state` with what `visit(head, widths)` finds for each head.
+def _over_heads(visit, given, state):
+    """Fills the arrays (B, T, H, D) of `state` with what is found for each head.
 
     Args:
-        visit: takes one head of `given`, its arrays (T, D), the query scaled, masks (Tq or 1,
-            Tk or 1), and the last sizes of `state`; returns arrays (T, D).
+        visit: takes a head's place (number in the batch, head), `given` and the last sizes of
+            `state`; returns arrays (T, D).
     """
     widths = {name: array.shape[-1] for name, array in state.items()}
     batch, _, count, _ = ops.shape(given["query"])
@@ -234,16 +245,16 @@ def _over_heads(visit, given, state, scale):
     def visit_head(index, given, state):
         heads = ops.shape(given["query"])[2]
         place = index // heads, index % heads
-        found = visit(_take_head(place, given, scale), widths)
+        found = visit(place, given, widths)
         return {name: _put_head(place, state[name], found[name]) for name in state}
 
     return repeat(batch * count, visit_head, given, state)
 
 
-def _take_head(place, given, scale):
+def _take_head(place, given):
+    """Arrays (T, D) of one head, masks (Tq or 1, Tk or 1)."""
     batch, head = place
     taken = {name: widen(array[batch, :, head]) for name, array in given.items() if name != "mask"}
-    taken["query"] = scaled(taken["query"], scale)
     if "mask" in given:
         mask_batch, mask_heads = ops.shape(given["mask"])[:2]
         first = ops.minimum(batch, mask_batch - 1), ops.minimum(head, mask_heads - 1)
