@@ -187,6 +187,18 @@ def test_layers_in_a_program_give_what_they_give_alone(is_int8, taken, on_proces
     assert error(together, alone) < 4e-6
 
 
+def test_filtered_layers_of_one_size_are_traced_once_and_keep_their_own_kernels(
+    taken, on_processor
+):
+    model = keras.Sequential([PaddedConv2D(128, 3, 1) for _ in range(3)])
+    x = drawn(1, 16, 16, 128)
+    alone = ops.convert_to_numpy(model(x))
+    taken.clear()
+    together = Program(model, model)(x)
+    assert taken == ["filtered", "conv", "filtered", "filtered"]
+    assert error(together, alone) < 4e-6
+
+
 @pytest.mark.parametrize("dtype, rounding", [("float16", 2**-11), ("bfloat16", 2**-8)])
 def test_layers_of_16_bits_are_computed_in_float32_in_a_program(
     dtype, rounding, taken, on_processor

@@ -1,5 +1,8 @@
 """A program traces layers of one kind and size once, and calls each with its own weights."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -105,6 +108,15 @@ def test_a_layer_in_int8_is_traced_apart():
     assert len(Counted.traced) == 2
 
 
+def test_a_layer_that_somebody_hooked_into_is_traced_apart():
+    layers = [drawn(Counted, 8, 2, 1e-5, seed=seed) for seed in range(2)]
+    call = layers[1].conv1.call
+    layers[1].conv1.call = lambda x: 2 * call(x)
+    _, got, wanted = in_a_row(layers)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    assert len(Counted.traced) == 2
+
+
 def test_transformers_that_merge_tokens_are_traced_apart():
     settings, shapes = (2, 1, 2, 1e-5), (X.shape, CONTEXT.shape)
     layers = [drawn(SpatialTransformer, *settings, shapes=shapes, seed=i) for i in range(2)]
@@ -141,3 +153,25 @@ def test_a_function_of_arrays_is_traced_once_for_each_of_their_shapes():
         np.testing.assert_allclose(each, 2 * np.asarray(wanted), rtol=1e-6)
     call_once(double, X)
     assert len(shapes) == 4  # nothing is shared outside a program
+
+
+ON_TWO_DEVICES = """
+import keras, numpy as np, tensorflow as tf
+from kerasdiff.backend import Program
+from kerasdiff.layers import PaddedConv2D, ResBlock
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x = np.random.default_rng(0).standard_normal((1, 16, 16, 128)).astype("float32")
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    for kind, settings in ((ResBlock, (128, 2, 1e-5)), (PaddedConv2D, (128, 3, 1))):
+        model = keras.Sequential([kind(*settings) for _ in range(2)])
+        wanted = model(x)
+        for jit_compile in (True, False):
+            np.testing.assert_allclose(Program(model, model, jit_compile)(x), wanted, atol=1e-4)
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
+def test_layers_made_for_several_devices_keep_their_own_weights():
+    done = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

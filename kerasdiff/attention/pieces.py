@@ -13,7 +13,7 @@ from functools import partial
 import keras
 from keras import ops
 
-from kerasdiff.attention.spans import chunk_count, chunk_span, cut, paste, repeat
+from kerasdiff.attention.spans import chunk_count, chunk_span, cut, cut_head, paste, repeat
 from kerasdiff.backend import HALF, forms, widen
 
 MASKED = -1e30
@@ -72,19 +72,17 @@ def _forward_head(sizes, scale, place, given, widths):
     # Queries are cut out of all heads' a chunk at a time: a whole head's would add to the peak.
     head = _take_head(place, {name: given[name] for name in given if name != "query"})
     head["key_across"] = ops.transpose(head.pop("key"))
-    head |= {"queries": given["query"], "place": place}
-    queries, dtype = ops.shape(given["query"])[1], sum_dtype(given["query"])
-    found = {name: ops.zeros((queries, width), dtype) for name, width in widths.items()}
-    return repeat(chunk_count(queries, sizes[0]), partial(_forward_rows, sizes, scale), head, found)
+    head |= {"all_queries": given["query"], "place": place}
+    length, dtype = ops.shape(given["query"])[1], sum_dtype(given["query"])
+    found = {name: ops.zeros((length, width), dtype) for name, width in widths.items()}
+    return repeat(chunk_count(length, sizes[0]), partial(_forward_rows, sizes, scale), head, found)
 
 
 def _forward_rows(sizes, scale, index, head, state):
-    queries, (batch, number) = head["queries"], head["place"]
-    rows = chunk_span(index, ops.shape(queries)[1], sizes[0])
-    corner, size = (batch, rows.start, number, 0), (1, rows.size, 1, queries.shape[-1])
-    query = widen(ops.slice(queries, corner, size)[0, :, 0])  # (q, D)
+    rows = chunk_span(index, ops.shape(head["all_queries"])[1], sizes[0])
+    query = widen(cut_head(head["all_queries"], head["place"], rows))
     given = {name: head[name] for name in ("key_across", "value")}
-    given |= {"query": scaled(query, scale)}
+    given["query"] = scaled(query, scale)
     if "mask" in head:
         given["mask"] = cut(head["mask"], rows)
     count = chunk_count(ops.shape(head["value"])[0], sizes[1])

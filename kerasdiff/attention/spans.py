@@ -55,6 +55,13 @@ def cut(array, span, axis=0):
     return ops.slice(array, tuple(start), tuple(size))
 
 
+def cut_head(array, place, span):
+    """The span (q, D) of the head at `place` (number in the batch, head) of (B, T, H, D)."""
+    batch, head = place
+    corner, size = (batch, span.start, head, 0), (1, span.size, 1, array.shape[-1])
+    return ops.slice(array, corner, size)[0, :, 0]
+
+
 def paste(array, chunk, span):
     """The array of two axes with a chunk where `cut` takes one."""
     return ops.slice_update(array, (span.start, 0), ops.cast(chunk, array.dtype))

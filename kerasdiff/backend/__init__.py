@@ -21,8 +21,8 @@ from kerasdiff.backend.memory import (
     give_up,
     hand_over,
     keep_freed_memory,
-    nameless_variables,
     new_array,
+    unscoped_names,
 )
 from kerasdiff.backend.product_forms import (
     HALF,
@@ -55,13 +55,13 @@ __all__ = [
     "join_processes",
     "keep_freed_memory",
     "loops_in_python",
-    "nameless_variables",
     "new_array",
     "prepare_compiler",
     "programs_hold_weights",
     "resolve_jit_compile",
     "runs_one_by_one",
     "training_function",
+    "unscoped_names",
     "widen",
     "with_forms",
 ]

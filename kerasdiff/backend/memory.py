@@ -1,4 +1,5 @@
-"""Memory of weights: taken without filling it, given without a copy; freed memory, kept or not.
+"""Variables, made soon; their memory, taken without filling it and given without a copy; freed
+memory, kept or not.
 
 Touching gigabytes of new memory takes seconds; that of a weight which a checkpoint will fill is
 touched once, when its tensor is cast into it.
@@ -33,11 +34,12 @@ def empty(shape, dtype):
 
 
 @contextmanager
-def nameless_variables():
-    """Within this context TensorFlow names variables after none of the layers around them.
+def unscoped_names():
+    """Within this context TensorFlow's names of variables begin with none of the layers around.
 
-    Keras has its own names. An operation makes each variable, and is prepared anew for each name:
-    that took SD 1.5's UNet 0.5 s.
+    An operation makes each variable and is prepared anew for each name: that took SD 1.5's UNet
+    0.5 s. Keras' paths stay whole; a SavedModel's variables are all called "kernel", "bias",
+    "gamma" or "beta".
     """
     if keras.backend.backend() != "tensorflow":
         yield

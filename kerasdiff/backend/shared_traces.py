@@ -1,4 +1,4 @@
-"""Layers of one kind and size, traced once for a program and called with their own weights.
+"""What a program does often, traced once and called with each layer's own weights.
 
 SDXL's UNet holds 70 transformer blocks of two sizes.
 """
@@ -13,7 +13,7 @@ _TRACES = ContextVar("traces", default=None)
 
 @contextmanager
 def sharing_traces():
-    """Layers that `call_shared` calls within this context share their traces."""
+    """What `call_shared` and `call_once` call within this context shares its traces."""
     before = _TRACES.set({} if keras.backend.backend() in _ONCE else None)
     try:
         yield
@@ -30,43 +30,57 @@ def call_shared(layer, call, *tensors, **settings):
         *tensors: or None.
         **settings: of the trace; where there is a tensor among them, it is not shared.
     """
-    traces = _TRACES.get()
-    if traces is None or any(keras.ops.is_tensor(value) for value in settings.values()):
+    if _TRACES.get() is None or any(keras.ops.is_tensor(value) for value in settings.values()):
         return call(*tensors, **settings)
     variables = layer.variables
-    kind = (_kind(layer), repr(settings))
-    if kind not in traces:
 
-        def traced(weights, *tensors):
-            values = list(zip(variables, weights, strict=True))
-            with keras.StatelessScope(values, initialize_variables=False):
-                return call(*tensors, **settings)
+    def traced(weights, *tensors):
+        values = list(zip(variables, weights, strict=True))
+        with keras.StatelessScope(values, initialize_variables=False):
+            return call(*tensors, **settings)
 
-        traces[kind] = _ONCE[keras.backend.backend()](traced)
-    return traces[kind]([variable.value for variable in variables], *tensors)
+    return _trace((_kind(layer), repr(settings)), traced)(_values(variables), *tensors)
 
 
 def call_once(function, *arrays):
-    """`function(*arrays)`, traced once for arrays of these shapes.
+    """`function(*arrays)`, traced once for arrays of these shapes and dtypes.
 
     Args:
-        function: a pure one, of a module: of what it is called with and nothing else.
+        function: a pure one, of a module.
         *arrays: tensors or variables.
     """
-    traces = _TRACES.get()
-    arrays = [array.value if isinstance(array, keras.Variable) else array for array in arrays]
-    if traces is None:
+    arrays = _values(arrays)
+    if _TRACES.get() is None:
         return function(*arrays)
-    if function not in traces:
-        # JAX knows a function again, for good: in every program it shall be another.
-        traces[function] = _ONCE[keras.backend.backend()](lambda *arrays: function(*arrays))
-    return traces[function](*arrays)
+    # Not the function itself, whose traces JAX would keep for as long as its module.
+    return _trace(function, lambda *arrays: function(*arrays))(*arrays)
+
+
+def _values(arrays):
+    """Tensors: to TensorFlow, a mirrored variable is the same argument as any other of its shape.
+
+    `convert_to_tensor` leaves TensorFlow's variables as they are.
+    """
+    return [keras.ops.cast(array, array.dtype) for array in arrays]
+
+
+def _trace(kind, function):
+    """What the first `function` of this kind has become, to be traced at its first call."""
+    traces = _TRACES.get()
+    if kind not in traces:
+        traces[kind] = _ONCE[keras.backend.backend()](function)
+    return traces[kind]
 
 
 def _kind(layer):
-    """What tells a layer from others, within it too, but for names and the values of weights."""
-    configs = ((type(each), each.get_config()) for each in layer._flatten_layers())
-    settings = (repr((each, {**config, "name": None})) for each, config in configs)
+    """What tells a layer from others, within it too, but for names and the values of weights.
+
+    Its own `call` counts, where somebody hooked in.
+    """
+    settings = (
+        repr((type(each), vars(each).get("call"), {**each.get_config(), "name": None}))
+        for each in layer._flatten_layers()
+    )
     return (*settings, *((tuple(each.shape), each.dtype) for each in layer.variables))
 
 

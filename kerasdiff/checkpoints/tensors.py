@@ -148,7 +148,8 @@ def require_finite(array, name, source):
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
         return
     # the sum is finite unless a value is not, or it overflows: cheap, and then looked at closely
-    kind = np.float64 if array.dtype == np.float16 else np.float32  # what NumPy adds up soonest in
+    # NumPy adds bfloat16 up sooner in float32, float16 in float64
+    kind = np.float64 if array.dtype in (np.float16, np.float64) else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum(dtype=kind)) or np.isfinite(array).all():
             return

@@ -77,14 +77,17 @@ def filtered(x, kernel):
     return call_once(_filtered, x, kernel)
 
 
-@ops.custom_gradient  # no framework can go backwards through every loop
 def _filtered(x, kernel):
-    def gradient(*args, upstream=None):
-        upstream = args[0] if upstream is None else upstream
-        turned = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))  # (3, 3, O, I)
-        return filtered(upstream, turned), _kernel_gradient(x, upstream)
+    @ops.custom_gradient  # no framework can go backwards through every loop
+    def run(x, kernel):
+        def gradient(*args, upstream=None):
+            upstream = args[0] if upstream is None else upstream
+            turned = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))  # (3, 3, O, I)
+            return filtered(upstream, turned), _kernel_gradient(x, upstream)
 
-    return _filter(x, kernel), gradient
+        return _filter(x, kernel), gradient
+
+    return run(x, kernel)
 
 
 def _kernel_gradient(x, upstream):

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 
 import keras
 
-from kerasdiff.backend import empty, nameless_variables
+from kerasdiff.backend import empty, unscoped_names
 
 _LEAVES = {
     "kernel": "weight",
@@ -54,7 +54,7 @@ def uninitialized():
     """
     token = _initialized.set(False)
     try:
-        with nameless_variables():
+        with unscoped_names():
             yield
     finally:
         _initialized.reset(token)

@@ -50,6 +50,26 @@ def test_backends_xla_and_bfloat16_agree(folder, tmp_path):
         assert 0 < difference.mean() < BFLOAT16_MEAN
 
 
+IMPORTS = """
+import importlib, pkgutil, kerasdiff
+for module in pkgutil.walk_packages(kerasdiff.__path__, "kerasdiff."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.parametrize("backend", ("tensorflow", "jax", "openvino"))
+def test_importing_anything_warns_of_nothing(backend):
+    pytest.importorskip(backend)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", IMPORTS],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr[-3000:]
+
+
 ON_JAX = """
 import keras, numpy as np
 from model_cases import *
