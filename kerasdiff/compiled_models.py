@@ -1,6 +1,6 @@
 """A checkpoint's models as compiled functions: text in, pictures in, the loop, pictures out."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from kerasdiff import conditioning, images, progress, sampling
 from kerasdiff.added_tokens import add_token, expand
 from kerasdiff.backend import (
     Program,
+    compute_float32_in_full,
     for_few_calls,
     prepare_compiler,
     resolve_jit_compile,
@@ -46,6 +47,8 @@ class CompiledModels(HeldModels):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         super().__init__(models, memory)
         prepare_compiler(has_pool=memory != "low")  # while there is no tensor yet
+        if models.dtype in (None, "float32"):
+            compute_float32_in_full()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
         self.jit_compile = jit_compile
         factor = self.config.autoencoder.factor
@@ -200,7 +203,7 @@ class CompiledModels(HeldModels):
         economies = options.guidance_interval, options.cache_interval
         passes = sampling.plan_passes(table, mode, *economies)
         scale = options.unconditional_guidance_scale
-        programs = partial(self._program, name)
+        programs = cache(partial(self._program, name))
         run = partial(sampling.run, programs, table, passes, scale, begin, inputs)
         visible = progress.is_watched() if options.progress is None else options.progress
         if not visible and options.callback is None:

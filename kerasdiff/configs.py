@@ -191,7 +191,7 @@ class StableDiffusionConfig:
     @property
     def paints(self):
         """Whether the network takes more channels than latents have: it was made to inpaint."""
-        return self.diffusion_model.in_channels != self.autoencoder.latent_channels
+        return self.diffusion_model.in_channels == 2 * self.autoencoder.latent_channels + 1
 
 
 CLIP_L = TextEncoderConfig()
@@ -242,6 +242,7 @@ SDXL = StableDiffusionConfig(
     replace(SD1.schedule, sampler="euler", spacing="leading"),
     image_size=(1024, 1024),
     zero_empty_negative=True,
+    guidance_scale=5.0,
 )
 FAMILIES = {config.family: config for config in (SD1, SD1_INPAINT, SD2_BASE, SD2, SDXL)}
 

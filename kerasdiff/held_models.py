@@ -64,16 +64,18 @@ class HeldModels:
         self._parts, self._programs, self._running = {}, {}, None
         self._kept, self._empty = set(), set()  # names of models: the user's; without weights
         self._turn = nullcontext() if memory == "high" else RLock()
+        self._making = RLock()  # threads make each model and program once
 
     def _part(self, name):
         """The model or tokenizer `name`; with little memory, other models' weights go first."""
-        if self.memory != "high" and not name.startswith("tokenizer"):
-            self._give_up_others(besides=name)
-        if name not in self._parts:
-            self._parts[name] = self._models.make(name)
-        elif name in self._empty:
-            self._refill(name)
-        return self._parts[name]
+        with self._making:
+            if self.memory != "high" and not name.startswith("tokenizer"):
+                self._give_up_others(besides=name)
+            if name not in self._parts:
+                self._parts[name] = self._models.make(name)
+            elif name in self._empty:
+                self._refill(name)
+            return self._parts[name]
 
     def _give_up_others(self, besides):
         """Frees the weights of models that are not needed now; their programs read the next ones.
@@ -124,9 +126,12 @@ class HeldModels:
 
     def _program(self, name, how=None):
         """What runs the model `name`, compiled once; for a `Pass`, the loop over the network."""
-        model = self._part(name)
-        made_for, program = self._programs.get((name, how), (None, None))
-        if made_for is not model:
-            program = self._compiled(name, model, how)
-            self._programs[name, how] = (model, program)
-        return program
+        with self._making:
+            model = self._part(name)
+            # Those of the model too: quantizing takes some out and puts others in.
+            now = (model, *getattr(model, "variables", ()))
+            made_for, program = self._programs.get((name, how), ((), None))
+            if tuple(map(id, made_for)) != tuple(map(id, now)):
+                program = self._compiled(name, model, how)
+                self._programs[name, how] = (now, program)
+            return program

@@ -19,18 +19,25 @@ def line(first, last, count):
         (count, *shape).
 
     Raises:
-        ValueError: if the shapes differ or `count` is below 2.
+        ValueError: if the shapes differ, an array is not of floats or `count` is below 2.
     """
     first, last, parts = _ends(first, last, count)
     return first + parts * (last - first)
 
 
 def arc(first, last, count):
-    """Evenly along the great circle from one noise to another; as `line` otherwise."""
+    """Evenly along the great circle from one noise to another; as `line` otherwise.
+
+    Raises:
+        ValueError: as of `line`; or if the noises lie opposite each other, where all ways are as
+            long.
+    """
     first, last, parts = _ends(first, last, count)
     cosine = np.vdot(first, last) / (np.linalg.norm(first) * np.linalg.norm(last))
     angle = np.arccos(np.clip(cosine, -1.0, 1.0))
     if np.sin(angle) < 1e-6:  # in one line
+        if cosine < 0.0:
+            raise ValueError("the ends lie opposite each other: go by another noise in between")
         return first + parts * (last - first)
     weights = np.sin((1.0 - parts) * angle), np.sin(parts * angle)
     return ((weights[0] * first + weights[1] * last) / np.sin(angle)).astype(first.dtype)
@@ -62,6 +69,8 @@ def _ends(first, last, count):
     first, last = np.asarray(first), np.asarray(last)
     if first.shape != last.shape:
         raise ValueError(f"both ends must have one shape, not {first.shape} and {last.shape}")
+    if not all(np.issubdtype(end.dtype, np.floating) for end in (first, last)):
+        raise ValueError(f"both ends must be of floats, not {first.dtype} and {last.dtype}")
     if not isinstance(count, int) or count < 2:
         raise ValueError(f"`count` must be a whole number from 2, not {count!r}")
     parts = np.linspace(0.0, 1.0, count).reshape(-1, *[1] * first.ndim)

@@ -164,6 +164,30 @@ def test_tensorflow_s_pool_is_given_up_where_asked_and_where_graphs_do_not_compu
     assert os.environ.get(name) == (None if has_pool or in_bfloat16 else "1")
 
 
+@pytest.mark.parametrize("where, is_full", (("gpu", True), ("cpu", False)))
+def test_accelerators_compute_float32_in_full(monkeypatch, where, is_full):
+    monkeypatch.setattr(compilers, "device", lambda: where)
+    compute = backend.compute_float32_in_full.__wrapped__
+    if keras.backend.backend() == "jax":
+        import jax
+
+        monkeypatch.setattr(jax.config, "update", lambda *option: chosen.append(option))
+        for precision in (None, "tensorfloat32"):
+            chosen = []
+            with jax.default_matmul_precision(precision):
+                compute()
+            option = ("jax_default_matmul_precision", "highest")
+            assert chosen == [option] * (is_full and precision is None)
+        return
+    import tensorflow as tf
+
+    try:
+        compute()
+        assert tf.config.experimental.tensor_float_32_execution_enabled() is not is_full
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+
+
 @pytest.mark.parametrize("onednn", (True, False))
 def test_training_steps_are_compiled_where_xla_is_faster(monkeypatch, onednn):
     monkeypatch.setattr(compilers, "device", lambda: "cpu")

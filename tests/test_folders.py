@@ -230,6 +230,30 @@ def test_another_autoencoder_takes_the_place_of_the_checkpoint_s(saved, tmp_path
         open_checkpoint(path, vae=tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize(
+    "field, fault",
+    [({"shift_factor": 0.1}, "`shift_factor` of vae, 0.1, must be 0"),
+     ({"latent_channels": 16}, "`in_channels` of the unet is 4, where .* make 16 or 33")],
+)  # fmt: skip
+def test_another_autoencoder_must_fit_the_unet(saved, field, fault):
+    path, other = saved("sd1"), saved("sdxl")
+    config = other / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | field))
+    with pytest.raises(CheckpointError, match=f"^{other}: {fault}"):
+        open_checkpoint(path, vae=other)
+
+
+def test_guidance_is_that_of_diffusers_pipelines(saved):
+    assert open_checkpoint(saved("sd1")).config.guidance_scale == 7.5
+    index = saved("sdxl") / "model_index.json"
+    assert open_checkpoint(index.parent).config.guidance_scale == 5.0
+    inpainting = {"_class_name": "StableDiffusionXLInpaintPipeline"}
+    index.write_text(json.dumps(json.loads(index.read_text()) | inpainting))
+    unet = index.parent / "unet" / "config.json"
+    unet.write_text(json.dumps(json.loads(unet.read_text()) | {"in_channels": 9}))
+    assert open_checkpoint(index.parent).config.guidance_scale == 7.5
+
+
 def test_the_prediction_type_can_be_overruled(saved):
     path = saved()
     checkpoint = open_checkpoint(path)

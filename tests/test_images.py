@@ -82,6 +82,17 @@ def test_masks_of_any_channels_are_checked_alike(channels):
         assert images.to_mask(mask(value, dtype), 4, 4).ravel().tolist() == [wanted] * 16
 
 
+def test_masks_of_one_bit_take_the_nearest_pixel():
+    """As diffusers, which resizes before it converts; Lanczos would ring around edges."""
+    mask = Image.fromarray(np.random.default_rng(0).random((37, 53)) < 0.5)
+    assert mask.mode == "1"
+    wanted = np.asarray(mask.resize((24, 16), Image.Resampling.NEAREST), "float32")
+    for given in (mask, mask.convert("P")):
+        np.testing.assert_array_equal(images.to_mask(given, 16, 24)[0, ..., 0], wanted)
+    smooth = images.to_mask(mask.convert("L"), 16, 24)[0, ..., 0]
+    assert (smooth != wanted).any()
+
+
 def test_floats_of_several_colours_are_no_mask():
     with pytest.raises(ValueError, match="`mask` has colours"):
         images.to_mask(picture() / 255.0, 8, 12)

@@ -1,18 +1,22 @@
 """The orchestrator: batches, seeds, precision and replaced parts."""
 
 import gc
+import json
+import shutil
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from stable_diffusion_cases import FEW, tiny_checkpoint, tiny_model
 
-from kerasdiff import StableDiffusion
+from kerasdiff import StableDiffusion, compiled_models
 from kerasdiff.conditioning import Conditioning
 from kerasdiff.configs import TINY
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
+from kerasdiff.layers import quantize
 
 folder = pytest.fixture(tiny_checkpoint, scope="module")
 model = pytest.fixture(tiny_model, scope="module")
@@ -183,6 +187,49 @@ def test_latents_that_are_not_finite_change_no_decoder(folder, uncompiled):
     with pytest.raises(ValueError, match="not finite"):
         model.decode(np.full((1, 16, 16, 4), np.nan, "float32"))
     assert model.decoder is decoder and len(model._programs) == 1
+
+
+def test_a_network_quantized_after_a_picture_makes_the_next_one(fresh):
+    before = fresh.text_to_image("a red house", **FEW)
+    quantize(fresh.diffusion_model)
+    after = fresh.text_to_image("a red house", **FEW)
+    assert np.abs(before.astype(int) - after).max() > 0
+    other = StableDiffusion(checkpoint=fresh.config, jit_compile=False)
+    for name in ("text_encoder", "tokenizer", "decoder", "diffusion_model"):
+        setattr(other, name, getattr(fresh, name))
+    np.testing.assert_array_equal(after, other.text_to_image("a red house", **FEW))
+
+
+def test_threads_that_begin_together_make_each_model_and_program_once(fresh, monkeypatch):
+    make, compile_one, made = fresh._models.make, fresh._compiled, []
+    monkeypatch.setattr(fresh._models, "make", lambda name: made.append(name) or make(name))
+    monkeypatch.setattr(
+        fresh,
+        "_compiled",
+        lambda name, *how: made.append((name, *how[1:])) or compile_one(name, *how),
+    )
+    with ThreadPoolExecutor(3) as threads:
+        pictures = list(threads.map(lambda _: fresh.text_to_image("a house", **FEW), range(3)))
+    assert len(made) == len(set(made)) == 7  # three models and their programs, and a tokenizer
+    for other in pictures[1:]:
+        np.testing.assert_array_equal(pictures[0], other)
+
+
+@pytest.mark.parametrize("dtype, wanted", (("float32", [()]), ("bfloat16", [])))
+def test_float32_alone_is_computed_in_full(folder, monkeypatch, dtype, wanted):
+    asked = []
+    monkeypatch.setattr(compiled_models, "compute_float32_in_full", lambda *a: asked.append(a))
+    StableDiffusion.from_preset(folder, dtype=dtype, jit_compile=False)
+    assert asked == wanted
+
+
+def test_a_tokenizer_longer_than_the_text_encoder_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "longer")
+    config = tmp_path / "longer" / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 512}))
+    model = StableDiffusion.from_preset(tmp_path / "longer", jit_compile=False)
+    with pytest.raises(ValueError, match="`model_max_length` is 512, and the text encoder has 77"):
+        model.encode_text("a red house")
 
 
 def test_a_replaced_model_is_forgotten(fresh):

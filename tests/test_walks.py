@@ -45,6 +45,17 @@ def test_arcs_between_equal_noises_stand_still():
     np.testing.assert_allclose(points, np.stack([FIRST] * 3), atol=1e-6)
 
 
+def test_no_arc_joins_opposite_noises():
+    with pytest.raises(ValueError, match="opposite each other: go by another noise in between"):
+        walks.arc(FIRST, -FIRST, 3)
+
+
+@pytest.mark.parametrize("walk", (walks.line, walks.arc, walks.circle))
+def test_ends_of_whole_numbers_are_refused(walk):
+    with pytest.raises(ValueError, match="both ends must be of floats, not float32 and uint8"):
+        walk(FIRST, SECOND.astype("uint8"), 3)
+
+
 def test_texts_of_two_encoders_say_how_they_mix():
     text = Conditioning(np.zeros((1, 77, 8)), np.zeros((1, 4)))
     with pytest.raises(ValueError, match=r"mixes as `a \+ t"):

@@ -2,6 +2,7 @@
 
 from kerasdiff.backend.compilers import (
     compiles_training,
+    compute_float32_in_full,
     for_few_calls,
     prepare_compiler,
     resolve_jit_compile,
@@ -44,6 +45,7 @@ __all__ = [
     "cast_late",
     "check_trains",
     "compiles_training",
+    "compute_float32_in_full",
     "device",
     "empty",
     "for_few_calls",

@@ -1,5 +1,6 @@
 """Which compiler takes what, and how it is set up."""
 
+import functools
 import os
 
 import keras
@@ -50,6 +51,26 @@ def _options():
     if computes_by_wide_vectors():
         options["--xla_cpu_prefer_vector_width"] = "512"
     return options
+
+
+@functools.cache
+def compute_float32_in_full():
+    """Has accelerators take products of float32 in float32, for the whole process.
+
+    By default NVIDIA's GPUs keep 10 bits of each factor (TF32), TPUs on JAX 7. What somebody told
+    JAX before stays; TensorFlow does not tell whether anybody did, and can be told again after.
+    """
+    if device() == "cpu":
+        return
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        if jax.config.jax_default_matmul_precision is None:
+            jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def resolve_jit_compile(jit_compile, dtype):

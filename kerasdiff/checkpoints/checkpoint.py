@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kerasdiff.checkpoints import prediction
 from kerasdiff.checkpoints.detect import detect
+from kerasdiff.checkpoints.diffusers_configs import check_parts
 from kerasdiff.checkpoints.files import open_tensors, read_json
 from kerasdiff.checkpoints.folders import canonical_part, open_autoencoder_folder, open_folder
 from kerasdiff.checkpoints.keras_h5 import is_keras_folder, open_keras_folder
@@ -184,6 +185,8 @@ def with_vae(checkpoint, path, variant=None):
         config = replace(config, autoencoder=autoencoder)
     else:
         tensors, _ = _open_autoencoder_file(path, config)
+    with naming(path):
+        check_parts(config)
     return replace(checkpoint, config=config, parts=checkpoint.parts | {"vae": tensors})
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from kerasdiff.checkpoints.diffusers_configs import (
     check_parts,
-    family_of,
     pipeline_config,
     to_json,
+    with_family,
 )
 from kerasdiff.checkpoints.prediction import (
     CONFIG_KEY,
@@ -116,7 +116,7 @@ def detect(shapes, metadata=None, given=()):
     )
     check_parts(config)
     _check_groups(config)
-    return replace(config, family=family_of(config))
+    return with_family(config)
 
 
 def metadata_for(config):

@@ -29,16 +29,17 @@ from kerasdiff.configs import StableDiffusionConfig
 __all__ = [
     "autoencoder_config",
     "diffusion_model_config",
-    "family_of",
     "pipeline_config",
     "schedule_config",
     "text_encoder_config",
     "to_json",
+    "with_family",
 ]
 
 SD = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 SDXL = tuple(name.replace("Diffusion", "DiffusionXL") for name in SD)
 PAD_TOKENS = {"<|endoftext|>": CLIP_PAD, "!": OPENCLIP_PAD}
+GUIDANCE = {"sdxl": 5.0}  # 7.5 of all others, SDXL's for inpainting too
 LATENTS = {SD: (64, 64), SDXL: (128, 128)}  # diffusers' sizes where the UNet's config has none
 
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -101,7 +102,7 @@ def pipeline_config(parts):
         zero_empty_negative=pipeline in SDXL and index.flag("force_zeros_for_empty_prompt"),
     )
     check_parts(config)
-    return replace(config, family=family_of(config))
+    return with_family(config)
 
 
 def to_json(config):
@@ -146,7 +147,7 @@ def to_json(config):
     return parts
 
 
-def family_of(config):
+def _family_of(config):
     """The name for reports of what a config amounts to, such as `"sd2-inpaint"`.
 
     Two text encoders make SDXL; OpenCLIP's activation or Dense projections make SD 2, which is
@@ -162,6 +163,12 @@ def family_of(config):
     if config.paints:
         return family + "-inpaint"
     return family + "-base" * (family == "sd2" and config.schedule.prediction_type == "epsilon")
+
+
+def with_family(config):
+    """The config with its family's name and, as diffusers' pipelines have it, its guidance."""
+    family = _family_of(config)
+    return replace(config, family=family, guidance_scale=GUIDANCE.get(family, 7.5))
 
 
 def check_parts(config):

@@ -9,6 +9,7 @@ from kerasdiff.backend import hand_over
 from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.load import check_fit, state
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
+from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.checkpoints.tokenizers import clip_tokenizer
 from kerasdiff.clip_tokenizer import SimpleTokenizer
 from kerasdiff.configs import StableDiffusionConfig
@@ -144,8 +145,14 @@ class Models:
 
     def _tokenizer(self, name):
         folder = self.checkpoint and self.checkpoint.tokenizer_folders.get(name)
-        if folder:
-            return SimpleTokenizer.from_folder(folder)
         encoder = self.config.text_encoders[1 if name.endswith("_2") else 0]
+        if folder:
+            tokenizer = SimpleTokenizer.from_folder(folder)
+            if tokenizer.max_length > encoder.max_length:
+                raise CheckpointError(
+                    f"{folder}: `model_max_length` is {tokenizer.max_length}, and the text encoder "
+                    f"has {encoder.max_length} positions"
+                )
+            return tokenizer
         source = self.checkpoint.path if self.checkpoint else self.config.family
         return clip_tokenizer(encoder, source, name)

@@ -114,10 +114,10 @@ def to_mask(mask, height, width):
     if isinstance(mask, Image.Image):
         mask = in_eight_bits(mask, "`mask`")
         _check_grey(np.asarray(mask.convert("RGB")) / 255.0)
-        mask = mask.convert("L")
-        if mask.getextrema()[1] == 1:
+        if mask.convert("L").getextrema()[1] == 1:
             raise ValueError("`mask` goes to 255, where 1 is black: give it as bool, or in floats")
-        grey = np.asarray(_resized(mask, height, width), "float32") / 255.0
+        # Resized first, as diffusers does: of one bit, Pillow takes the nearest pixels.
+        grey = np.asarray(_resized(mask, height, width).convert("L"), "float32") / 255.0
         return (grey >= 0.5).astype("float32")[None, ..., None]
     array = np.asarray(mask)
     array = array.astype("float32") if array.dtype == bool else array
