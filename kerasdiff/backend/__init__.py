@@ -34,7 +34,7 @@ from kerasdiff.backend.product_forms import (
 )
 from kerasdiff.backend.programs import Program, programs_hold_weights
 from kerasdiff.backend.shared_traces import call_once, call_shared
-from kerasdiff.backend.training import training_function
+from kerasdiff.backend.training import of_several_sizes, training_function
 
 __all__ = [
     "HALF",
@@ -58,6 +58,7 @@ __all__ = [
     "keep_freed_memory",
     "loops_in_python",
     "new_array",
+    "of_several_sizes",
     "prepare_compiler",
     "programs_hold_weights",
     "resolve_jit_compile",

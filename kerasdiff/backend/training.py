@@ -29,6 +29,29 @@ def training_function(trainer):
     return lambda iterator: step(next(iterator))
 
 
+def of_several_sizes(batches):
+    """What Keras' `fit` takes for batches that differ in height and width.
+
+    On TensorFlow it would expect of all batches the sizes of the first two.
+
+    Args:
+        batches: a `keras.utils.PyDataset` of tuples of dicts of arrays, of which those of pictures
+            have the shape (B, H, W, C).
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+    def any_size(array):
+        open_axes = 3 if array.ndim == 4 else 1
+        return tf.TensorSpec([None] * open_axes + [*array.shape[open_axes:]], array.dtype)
+
+    adapter = PyDatasetAdapter(batches)
+    adapter._output_signature = tf.nest.map_structure(any_size, batches[0])
+    return adapter
+
+
 def _compile_update(optimizer, variables):
     """Has XLA join an update's hundreds of small operations: steps of the demo model take 5 % less.
 

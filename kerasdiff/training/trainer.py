@@ -2,7 +2,8 @@
 
 import keras
 
-from kerasdiff.backend import training_function
+from kerasdiff.backend import of_several_sizes, training_function
+from kerasdiff.training.data.batches import Batches
 
 
 class Trainer(keras.Model):
@@ -11,6 +12,12 @@ class Trainer(keras.Model):
     Keras' own step on TensorFlow is traced with unknown sizes, where attention must run in a loop
     and XLA compiles twice.
     """
+
+    def fit(self, x=None, *args, **options):
+        """As Keras' own; `Batches` may be of several sizes."""
+        if isinstance(x, Batches) and len(set(map(tuple, x.source.sizes))) > 1:
+            x = of_several_sizes(x)
+        return super().fit(x, *args, **options)
 
     def make_train_function(self, force=False):
         """What Keras calls before training; sets `train_function`.

@@ -13,6 +13,9 @@ from kerasdiff.training.data.buckets import group_batches
 class Batches(keras.utils.PyDataset):
     """An endless dataset for `fit`, which must be called with `shuffle=False`.
 
+    Where pictures are of several sizes, each batch is of one; on TensorFlow the `fit` of this
+    package's trainers takes them, while that of other models expects the first two batches' sizes.
+
     Args:
         source: a sequence of (picture, caption) with `sizes`, such as `PictureFolder`.
         batch_size: pictures a step.

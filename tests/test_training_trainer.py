@@ -1,0 +1,83 @@
+"""What all trainers share: batches of several sizes, several devices, and what may be trained."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kerasdiff.training.data.batches import Batches
+from kerasdiff.training.trainer import Trainer
+
+SIZES = [(4, 4)] * 4 + [(4, 8)] * 2 + [(8, 4)] * 2
+
+
+class Latents:
+    """Latents in three sizes."""
+
+    sizes = SIZES
+
+    def __getitem__(self, i):
+        return np.random.default_rng(i).standard_normal((*SIZES[i], 4), "float32")
+
+
+def draw(latents, rng, stratum):
+    """A row of a batch."""
+    return {
+        "latents": latents,
+        "noise": rng.standard_normal(latents.shape, "float32"),
+        "tokens": rng.integers(0, 9, 3).astype("int32"),
+        "timesteps": rng.integers(0, 9, dtype="int32"),
+    }
+
+
+def batches(sizes, **options):
+    """Batches of two, in an order in which the first ones have these sizes."""
+    for seed in range(1000):
+        made = Batches(Latents(), 2, draw, seed, **options)
+        if [SIZES[made.indices(step)[0]] for step in range(len(sizes))] == sizes:
+            return made
+    raise AssertionError
+
+
+class Scaling(Trainer):
+    """Learns the number that makes noise of latents; notes the sizes that it is traced with."""
+
+    def __init__(self):
+        super().__init__(name="scaling")
+        self.factor = self.add_weight((), "ones", name="factor")
+        self.traced, self.built = [], True
+        self.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+
+    def call(self, batch):
+        self.traced.append(tuple(batch["latents"].shape[1:3]))
+        error = ops.square(batch["noise"] - self.factor * batch["latents"])
+        return ops.mean(error, axis=(1, 2, 3)) * ops.cast(1 + batch["timesteps"], "float32")
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return ops.mean(y_pred)
+
+
+def one_by_one(data, steps):
+    """The mean of the losses and the factor after steps on the first batches."""
+    trainer = Scaling()
+    losses = [float(trainer.train_on_batch(data[step][0])) for step in range(steps)]
+    return np.mean(losses), float(trainer.factor)
+
+
+# Batches of several sizes
+
+
+@pytest.mark.parametrize("workers", (1, 2))
+def test_the_first_batches_say_nothing_of_the_sizes_of_others(workers):
+    data, trainer = batches([(4, 4), (4, 4), (8, 4), (4, 8)], workers=workers), Scaling()
+    history = trainer.fit(data, steps_per_epoch=4, shuffle=False, verbose=0).history
+    loss, factor = one_by_one(data, 4)
+    assert history["loss"] == pytest.approx([loss], rel=1e-5)
+    assert float(trainer.factor) == pytest.approx(factor, rel=1e-5)
+    assert set(trainer.traced) == {(4, 4), (4, 8), (8, 4)}  # none of unknown size
+
+
+def test_epochs_go_on_where_the_one_before_ended():
+    data, trainer = batches([(4, 4), (4, 4), (8, 4), (4, 8)]), Scaling()
+    trainer.fit(data, epochs=2, steps_per_epoch=2, shuffle=False, verbose=0)
+    assert float(trainer.factor) == pytest.approx(one_by_one(data, 4)[1], rel=1e-5)
