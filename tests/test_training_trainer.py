@@ -1,5 +1,9 @@
 """What all trainers share: batches of several sizes, several devices, and what may be trained."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -81,3 +85,46 @@ def test_epochs_go_on_where_the_one_before_ended():
     data, trainer = batches([(4, 4), (4, 4), (8, 4), (4, 8)]), Scaling()
     trainer.fit(data, epochs=2, steps_per_epoch=2, shuffle=False, verbose=0)
     assert float(trainer.factor) == pytest.approx(one_by_one(data, 4)[1], rel=1e-5)
+
+
+# Several devices
+
+ON_TWO_DEVICES = """
+import keras, numpy as np, tensorflow as tf
+from training_cases import CONFIG, autoencoder_batch, diffusion_batch, networks
+from kerasdiff.training import AutoencoderTrainer, DiffusionTrainer
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+BATCHES = {"diffusion": diffusion_batch(), "autoencoder": autoencoder_batch()}
+BATCHES["diffusion"]["context"] = np.ones((4, 3, 8), "float32")
+
+def take(kind, strategy):
+    with strategy.scope():
+        unet, _, encoder, decoder = networks()
+        trainer = DiffusionTrainer(CONFIG, unet)
+        if kind == "autoencoder":
+            trainer = AutoencoderTrainer(encoder, decoder, kl=0.1)
+        trainer.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    before = [np.array(v.value) for v in trainer.trainable_variables]
+    data = tf.data.Dataset.from_tensors((BATCHES[kind],))
+    loss = trainer.fit(data, shuffle=False, verbose=0).history["loss"][0]
+    return loss, [np.array(v.value) - old for v, old in zip(trainer.trainable_variables, before)]
+
+for kind in ("diffusion", "autoencoder"):
+    loss, changes = take(kind, mirrored)
+    wanted_loss, wanted = take(kind, tf.distribute.get_strategy())
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
+    for change, right in zip(changes, wanted, strict=True):
+        np.testing.assert_allclose(change, right, atol=1e-4 * max(np.abs(right).max(), 1e-2))
+    assert max(np.abs(change).max() for change in wanted) > 1e-2
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's strategies")
+def test_steps_on_two_devices_are_those_of_one():
+    tests = Path(__file__).parent
+    path = f"import sys; sys.path.insert(0, {str(tests)!r})"
+    command = [sys.executable, "-c", path + ON_TWO_DEVICES]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

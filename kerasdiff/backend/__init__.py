@@ -34,7 +34,7 @@ from kerasdiff.backend.product_forms import (
 )
 from kerasdiff.backend.programs import Program, programs_hold_weights
 from kerasdiff.backend.shared_traces import call_once, call_shared
-from kerasdiff.backend.training import of_several_sizes, training_function
+from kerasdiff.backend.training import loss_of_replica, of_several_sizes, training_function
 
 __all__ = [
     "HALF",
@@ -57,6 +57,7 @@ __all__ = [
     "join_processes",
     "keep_freed_memory",
     "loops_in_python",
+    "loss_of_replica",
     "new_array",
     "of_several_sizes",
     "prepare_compiler",

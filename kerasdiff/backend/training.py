@@ -52,6 +52,20 @@ def of_several_sizes(batches):
     return adapter
 
 
+def loss_of_replica(loss):
+    """A trainer's own loss, a mean over its rows, divided by the devices that share the batch.
+
+    TensorFlow's strategies add up the gradients of all devices; Keras divides its own losses alike
+    and multiplies what it logs. On JAX the mean is over the whole batch already.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow as tf
+
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss / replicas if replicas > 1 else loss
+
+
 def _compile_update(optimizer, variables):
     """Has XLA join an update's hundreds of small operations: steps of the demo model take 5 % less.
 

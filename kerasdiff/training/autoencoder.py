@@ -7,6 +7,7 @@ randomness is in the batch, so a step is a pure function of weights and batch.
 import keras
 from keras import ops
 
+from kerasdiff.backend import loss_of_replica
 from kerasdiff.image_encoder import LOG_VARIANCE
 from kerasdiff.training.trainer import Trainer
 
@@ -93,7 +94,7 @@ class AutoencoderTrainer(Trainer):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """`fit` minimises what `call` returns."""
-        return y_pred
+        return loss_of_replica(y_pred)
 
 
 def patch_discriminator(channels=(32, 64, 128), name="discriminator"):

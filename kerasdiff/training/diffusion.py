@@ -7,6 +7,7 @@ gives the losses.
 import numpy as np
 from keras import ops
 
+from kerasdiff.backend import loss_of_replica
 from kerasdiff.diffusion_model import timestep_embedding
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.noise_scheduler import NoiseScheduler
@@ -83,7 +84,7 @@ class DiffusionTrainer(Trainer):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """`fit` minimises the mean of what `call` returns."""
-        return ops.mean(y_pred)
+        return loss_of_replica(ops.mean(y_pred))
 
     def _latents(self, batch):
         if "latents" in batch:
