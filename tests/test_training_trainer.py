@@ -8,8 +8,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from training_cases import CONFIG, autoencoder_batch, diffusion_batch, networks
 
+from kerasdiff.layers import quantize
+from kerasdiff.training.autoencoder import AutoencoderTrainer
 from kerasdiff.training.data.batches import Batches
+from kerasdiff.training.diffusion import DiffusionTrainer
+from kerasdiff.training.textual_inversion import TextualInversionTrainer
 from kerasdiff.training.trainer import Trainer
 
 SIZES = [(4, 4)] * 4 + [(4, 8)] * 2 + [(8, 4)] * 2
@@ -128,3 +133,74 @@ def test_steps_on_two_devices_are_those_of_one():
     command = [sys.executable, "-c", path + ON_TWO_DEVICES]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+# What can be trained
+
+
+def narrow(place, dtype):
+    """One of the networks in a dtype, or in int8."""
+    network = networks(dtype=None if dtype == "int8" else dtype)[place]
+    if dtype == "int8":
+        quantize(network)
+    return network
+
+
+def diffusion(unet, text=None):
+    trainer = DiffusionTrainer(CONFIG, unet, text)
+    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    return trainer
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
+def test_weights_of_few_bits_are_refused(dtype):
+    trainer = diffusion(*networks(dtype=dtype)[:2])
+    with pytest.raises(ValueError, match=f'is {dtype}, in .* make its .*"mixed_bfloat16"'):
+        trainer.train_on_batch(diffusion_batch())
+    with pytest.raises(ValueError, match=f"is {dtype}"):
+        trainer.fit([(diffusion_batch(),)], verbose=0)
+
+
+def test_autoencoders_of_few_bits_are_refused():
+    trainer = AutoencoderTrainer(*networks(dtype="bfloat16")[2:])
+    trainer.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="is bfloat16"):
+        trainer.train_on_batch(autoencoder_batch())
+
+
+def test_int8_layers_are_refused():
+    with pytest.raises(ValueError, match="is int8 and cannot be trained: make its .* `int8`"):
+        diffusion(narrow(0, "int8"), networks()[1]).train_on_batch(diffusion_batch())
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "int8"))
+def test_what_is_frozen_may_have_few_bits(dtype):
+    unet, text = networks()[0], narrow(1, dtype)
+    text.trainable = False
+    before = np.array(unet.trainable_variables[0].value)
+    diffusion(unet, text).train_on_batch(diffusion_batch())
+    assert np.abs(np.array(unet.trainable_variables[0].value) - before).max() > 0
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "int8"))
+def test_a_token_is_learnt_through_a_frozen_network_of_few_bits(dtype):
+    unet, text = narrow(0, dtype), networks()[1]
+    trainer = TextualInversionTrainer(CONFIG, unet, text, np.zeros((1, 8)))
+    trainer.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    batch = diffusion_batch()
+    batch["tokens"][:, 3] = CONFIG.text_encoders[0].vocab_size
+    trainer.train_on_batch(batch)
+    assert np.abs(np.array(trainer.rows.value)).max() > 0
+
+
+@pytest.mark.parametrize("dtype, scales", (("mixed_float16", True), ("mixed_bfloat16", False)))
+def test_a_loss_is_scaled_where_a_network_computes_in_float16(dtype, scales):
+    unet = networks(dtype=dtype)[0]
+    scaling = keras.optimizers.LossScaleOptimizer
+    assert isinstance(diffusion(unet).optimizer, scaling) is scales
+    trainer = DiffusionTrainer(CONFIG, unet)
+    own = scaling(keras.optimizers.SGD(0.1), initial_scale=8.0)
+    trainer.compile(own)
+    assert trainer.optimizer is own
+    trainer.compile("sgd", auto_scale_loss=False)
+    assert not isinstance(trainer.optimizer, scaling)

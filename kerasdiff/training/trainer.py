@@ -1,8 +1,9 @@
-"""What the trainers share: a compiled step of static shapes."""
+"""What the trainers share: a compiled step of static shapes, and what can be trained at all."""
 
 import keras
 
 from kerasdiff.backend import of_several_sizes, training_function
+from kerasdiff.layers.int8 import KernelLayer
 from kerasdiff.training.data.batches import Batches
 
 
@@ -11,7 +12,21 @@ class Trainer(keras.Model):
 
     Keras' own step on TensorFlow is traced with unknown sizes, where attention must run in a loop
     and XLA compiles twice.
+
+    What is trainable must be float32: networks of `dtype` float32, mixed_bfloat16 or mixed_float16.
+    Frozen ones may be of any dtype, and int8.
     """
+
+    def compile(self, optimizer="rmsprop", *args, auto_scale_loss=True, **options):
+        """As Keras' own; the loss is scaled where a network computes in float16.
+
+        Keras itself looks at the trainer's dtype alone, which is float32.
+        """
+        optimizer, scaling = keras.optimizers.get(optimizer), keras.optimizers.LossScaleOptimizer
+        narrow = any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
+        if auto_scale_loss and narrow and not isinstance(optimizer, scaling):
+            optimizer = scaling(optimizer, name="loss_scale")
+        super().compile(optimizer, *args, auto_scale_loss=auto_scale_loss, **options)
 
     def fit(self, x=None, *args, **options):
         """As Keras' own; `Batches` may be of several sizes."""
@@ -23,7 +38,8 @@ class Trainer(keras.Model):
         """What Keras calls before training; sets `train_function`.
 
         Raises:
-            ValueError: `compile` was told to take several steps an execution.
+            ValueError: `compile` was told to take several steps an execution, or something that
+                is trainable is not kept in float32.
         """
         if self.steps_per_execution != 1:
             raise ValueError(
@@ -31,7 +47,25 @@ class Trainer(keras.Model):
                 "compiled whole, and states are counted by steps"
             )
         if self.train_function is None or force:
+            _check_trained(self)
             self.train_function = training_function(self)
         if self.train_function is None:
             super().make_train_function(force)
         return self.train_function
+
+
+def _check_trained(trainer):
+    """ValueError unless all that is trainable is float32; what is frozen may be of any dtype."""
+    for layer in trainer._flatten_layers():
+        if layer.trainable and isinstance(layer, KernelLayer) and layer.scale is not None:
+            raise ValueError(
+                f"the layer {layer.path} is int8 and cannot be trained: make its network without "
+                "`int8`, or freeze what is not to be trained by `trainable = False`"
+            )
+    for variable in trainer.trainable_variables:
+        if variable.dtype != "float32":
+            raise ValueError(
+                f"the variable {variable.path} is {variable.dtype}, in which small changes are "
+                'rounded away: make its network with `dtype="mixed_bfloat16"` or "float32", or '
+                "freeze what is not to be trained by `trainable = False`"
+            )
