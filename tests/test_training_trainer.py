@@ -204,3 +204,29 @@ def test_a_loss_is_scaled_where_a_network_computes_in_float16(dtype, scales):
     assert trainer.optimizer is own
     trainer.compile("sgd", auto_scale_loss=False)
     assert not isinstance(trainer.optimizer, scaling)
+
+
+def test_a_network_that_a_trainer_froze_is_not_trained_silently():
+    unet, text, *_ = networks()
+    TextualInversionTrainer(CONFIG, unet, text, np.zeros((1, 8)))
+    trainer = diffusion(unet, text)
+    with pytest.raises(ValueError, match="nothing of diffusion_trainer is trainable: set"):
+        trainer.train_on_batch(diffusion_batch())
+    with pytest.raises(ValueError, match="nothing of"):
+        trainer.fit([(diffusion_batch(),)], verbose=0)
+    unet.trainable = True
+    before = np.array(unet.trainable_variables[0].value)
+    diffusion(unet, text).train_on_batch(diffusion_batch())
+    assert np.abs(np.array(unet.trainable_variables[0].value) - before).max() > 0
+
+
+def test_an_image_encoder_that_a_trainer_froze_is_said_to_be():
+    unet, _, encoder, decoder = networks()
+    DiffusionTrainer(CONFIG, unet, image_encoder=encoder)
+    with pytest.raises(ValueError, match="`image_encoder` is frozen.* or `kl=0.0` to train the de"):
+        AutoencoderTrainer(encoder, decoder)
+    alone = AutoencoderTrainer(encoder, decoder, kl=0.0)
+    assert len(alone.trainable_variables) == len(decoder.trainable_variables)
+    encoder.trainable = True
+    both = len(encoder.moments.trainable_variables) + len(decoder.trainable_variables)
+    assert len(AutoencoderTrainer(encoder, decoder).trainable_variables) == both

@@ -20,16 +20,18 @@ class AutoencoderTrainer(Trainer):
     of means: over pixels for reconstruction and gradients, over latents for the divergence.
 
     Args:
-        image_encoder, decoder: models of the same `AutoencoderConfig`.
+        image_encoder, decoder: models of the same `AutoencoderConfig`. One that is frozen stays as
+            it is: a `DiffusionTrainer` leaves image encoders so.
         l1, mse: weights of the absolute and of the squared error of pixels.
-        kl: weight of the Kullback-Leibler divergence from the standard normal, a latent.
+        kl: weight of the Kullback-Leibler divergence from the standard normal, a latent; 0 where
+            the image encoder is frozen, for it alone learns by it.
         gradient: weight of the absolute error of differences between neighbouring pixels.
         adversarial: weight of the discriminator's opinion (hinge loss), where there is one.
         discriminator: a model of pictures to a map of opinions, such as `patch_discriminator()`.
 
     Raises:
         ValueError: if the halves differ in their config, or the weight of a missing discriminator
-            is not 0.
+            is not 0; if the image encoder is frozen and `kl` is not 0.
     """
 
     def __init__(
@@ -41,6 +43,11 @@ class AutoencoderTrainer(Trainer):
             raise ValueError("`image_encoder` and `decoder` must have the same config")
         if bool(adversarial) != (discriminator is not None):
             raise ValueError("`adversarial` and `discriminator` need one another")
+        if kl and not any(layer.trainable for layer in image_encoder.moments.layers):
+            raise ValueError(
+                "`image_encoder` is frozen, perhaps by a trainer before: set its `trainable = True`"
+                ", or `kl=0.0` to train the decoder alone"
+            )
         # The moments share the image encoder's variables, and are what is trained.
         self.image_encoder, self.moments = image_encoder, image_encoder.moments
         self.decoder, self.discriminator = decoder, discriminator

@@ -28,7 +28,8 @@ class DiffusionTrainer(Trainer):
         diffusion_model: the `DiffusionModel`.
         text_encoder: the `TextEncoder`; None where batches hold `context`. Frozen or trained as
             its `trainable` says.
-        image_encoder: the `ImageEncoder`, never trained; None where batches hold no pictures.
+        image_encoder: the `ImageEncoder`; None where batches hold no pictures. It is frozen and
+            stays so: set its `trainable` before it is trained elsewhere.
         snr_gamma: min-SNR weighting (arXiv 2303.09556, section 3.4; 5 there); None weighs all
             timesteps alike.
 

@@ -27,7 +27,7 @@ class TextualInversionTrainer(DiffusionTrainer):
 
     Args:
         config, diffusion_model, text_encoder, image_encoder, snr_gamma: see `DiffusionTrainer`;
-            the networks are frozen.
+            the networks are frozen and stay so: set `trainable` before they are trained elsewhere.
         rows: (n, width), what the tokens start from, such as `rows_of` a similar word.
 
     Attributes:

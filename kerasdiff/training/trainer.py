@@ -38,8 +38,8 @@ class Trainer(keras.Model):
         """What Keras calls before training; sets `train_function`.
 
         Raises:
-            ValueError: `compile` was told to take several steps an execution, or something that
-                is trainable is not kept in float32.
+            ValueError: `compile` was told to take several steps an execution; nothing is
+                trainable, or something that is not float32.
         """
         if self.steps_per_execution != 1:
             raise ValueError(
@@ -55,7 +55,12 @@ class Trainer(keras.Model):
 
 
 def _check_trained(trainer):
-    """ValueError unless all that is trainable is float32; what is frozen may be of any dtype."""
+    """ValueError unless something is trainable, and all of it float32."""
+    if not trainer.trainable_variables:
+        raise ValueError(
+            f"nothing of {trainer.name} is trainable: set `trainable = True` of the network that "
+            "is to be trained; a trainer before may have frozen it"
+        )
     for layer in trainer._flatten_layers():
         if layer.trainable and isinstance(layer, KernelLayer) and layer.scale is not None:
             raise ValueError(
