@@ -63,3 +63,42 @@ def test_the_last_states_stay_and_what_was_cut_off_before_them_goes(tmp_path):
         "step-00000003.safetensors",
         "step-00000004.safetensors",
     ]
+
+
+def line(use_ema=False):
+    """A model of two weights, compiled."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.SGD(0.1, use_ema=use_ema, ema_momentum=0.5)
+    model.compile(optimizer, "mse", run_eagerly=True)
+    return model
+
+
+def fit(model, steps, *callbacks, **options):
+    """So many steps an epoch."""
+    dataset = keras.utils.PyDataset
+    batches = type("Batches", (dataset,), {
+        "num_batches": None, "__getitem__": lambda self, i: (np.ones((1, 1)), np.ones((1, 1)))
+    })()  # fmt: skip
+    model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=list(callbacks), **options)
+
+
+def steps_in(folder):
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.iterdir())
+
+
+def test_a_folder_with_later_states_is_refused_and_stays_as_it_is(tmp_path):
+    for step in (1000, 2000):
+        (tmp_path / f"step-{step:08d}.safetensors").write_bytes(b"another run's")
+    with pytest.raises(ValueError, match="step-00002000.*later than step 0, .*`resume`"):
+        fit(line(), 1, SaveState(tmp_path, every=1))
+    with pytest.raises(ValueError, match="step-00002000.*later than step 1999, "):
+        fit(line(), 1, SaveState(tmp_path, every=1, start=1999))
+    assert steps_in(tmp_path) == [1000, 2000]
+
+
+def test_states_may_go_on_within_their_folder(tmp_path):
+    model, saving = line(), SaveState(tmp_path, every=1, keep=2)
+    fit(model, 2, saving)
+    fit(model, 1, saving)  # the same callback, which has counted
+    fit(model, 1, SaveState(tmp_path, every=1, start=resume(model, tmp_path)))
+    assert steps_in(tmp_path) == [3, 4]

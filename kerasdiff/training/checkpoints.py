@@ -88,6 +88,8 @@ class SaveState(keras.callbacks.Callback):
         keep: files that stay.
 
     Raises:
+        ValueError: when training begins, if the folder holds a later state: of another run, or of
+            this one, not resumed. By its number it would stay, and those of this run would go.
         FloatingPointError: when the loss is NaN or infinite: names the step and the last good
             file, which is not overwritten.
     """
@@ -97,6 +99,14 @@ class SaveState(keras.callbacks.Callback):
         self.folder, self.every, self.keep = Path(folder), every, keep
         self.step = start
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_begin(self, logs=None):
+        path, step = latest(self.folder)
+        if step > self.step:
+            raise ValueError(
+                f"{path}: is later than step {self.step}, where this training begins: go on from "
+                "it with `resume`, whose step is `start`, or take another folder"
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
