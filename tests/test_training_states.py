@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from training_cases import CONFIG, diffusion_batch, networks
 
+from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.training.checkpoints import SaveState, resume, save_state
+from kerasdiff.training.callbacks import StepCallback
+from kerasdiff.training.checkpoints import SaveState, latest, resume, save_state
 from kerasdiff.training.diffusion import DiffusionTrainer
 
 
@@ -79,7 +81,9 @@ def fit(model, steps, *callbacks, **options):
     batches = type("Batches", (dataset,), {
         "num_batches": None, "__getitem__": lambda self, i: (np.ones((1, 1)), np.ones((1, 1)))
     })()  # fmt: skip
-    model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=list(callbacks), **options)
+    model.fit(
+        batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=callbacks, **options
+    )
 
 
 def steps_in(folder):
@@ -102,3 +106,77 @@ def test_states_may_go_on_within_their_folder(tmp_path):
     fit(model, 1, saving)  # the same callback, which has counted
     fit(model, 1, SaveState(tmp_path, every=1, start=resume(model, tmp_path)))
     assert steps_in(tmp_path) == [3, 4]
+
+
+# When is every so many steps
+
+
+class Steps(StepCallback):
+    """Keeps the steps at which it acts."""
+
+    def __init__(self, every, **options):
+        super().__init__(every, **options)
+        self.steps = []
+
+    def act(self, logs):
+        self.steps.append((self.step, "loss" in logs))
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends training at a batch or an epoch, or by an error, counted from 0."""
+
+    def __init__(self, batch=None, epoch=None, error=None):
+        super().__init__()
+        self.batch, self.epoch, self.error = batch, epoch, error
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.error:
+            raise KeyboardInterrupt
+        if batch == self.batch:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.model.stop_training = True
+
+
+def test_the_ends_of_epochs_do_not_count(tmp_path):
+    few, many = Steps(20), Steps(4, batches=2, start=7)
+    fit(line(), 10, few, many, SaveState(tmp_path, every=20, keep=9), epochs=5)
+    assert few.steps == [(20, True), (40, True), (50, True)]
+    assert [step for step, _ in many.steps] == [8, 12, 16, 20, 24, 28, 32]
+    assert steps_in(tmp_path) == [20, 40, 50]
+
+
+@pytest.mark.parametrize("ends", [{"batch": 2}, {"epoch": 1}])
+@pytest.mark.parametrize("before", [True, False])
+def test_the_step_before_training_was_stopped_is_the_last(tmp_path, ends, before):
+    steps, last = Steps(100), 3 if "batch" in ends else 10
+    callbacks = [steps, SaveState(tmp_path, every=100)]
+    callbacks.insert(0 if before else 2, Stop(**ends))
+    fit(line(), 5, *callbacks, epochs=4)
+    assert steps.steps == [(last, True)] and steps_in(tmp_path) == [last]
+
+
+def test_after_an_error_nothing_is_done(tmp_path):
+    steps = Steps(2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(line(), 5, steps, SaveState(tmp_path, every=2), Stop(error=2))
+    assert steps.steps == [(2, True)] and steps_in(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("ends", [{}, {"batch": 2}, {"epoch": 0}])
+def test_the_last_state_holds_the_weights_and_not_their_averages(tmp_path, ends):
+    model = line(use_ema=True)
+    fit(model, 3, Stop(**ends), SaveState(tmp_path, every=100))
+    average, path = model.layers[0].kernel.numpy(), latest(tmp_path)[0]
+    state = {name.split("/", 2)[2]: np.array(t) for name, t in read_safetensors(path).items()}
+    kernel, kept = (state[n] for n in sorted(state) if "kernel" in n)
+    assert np.abs(kernel - average).max() > 1e-3
+    np.testing.assert_array_equal(kept, average)
+
+
+def test_averages_are_never_written_as_weights(tmp_path):
+    with pytest.warns(UserWarning, match="state of step 5, the last, is not written"):
+        fit(line(use_ema=True), 5, SaveState(tmp_path, every=2, keep=9), Stop(epoch=0), epochs=2)
+    assert steps_in(tmp_path) == [2, 4]

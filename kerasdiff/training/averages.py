@@ -3,6 +3,11 @@
 from contextlib import contextmanager
 
 
+def has_averages(trainer):
+    """Whether the optimizer of a compiled trainer keeps averages."""
+    return _optimizer(trainer).use_ema
+
+
 @contextmanager
 def averaged(trainer):
     """Within this context, the trained variables hold their averages.
@@ -13,13 +18,12 @@ def averaged(trainer):
         trainer: compiled with an optimizer that has `use_ema=True`; with another one nothing
             changes.
     """
-    optimizer = getattr(trainer.optimizer, "inner_optimizer", trainer.optimizer)  # of loss scaling
-    if not optimizer.use_ema:
+    if not has_averages(trainer):
         yield
         return
     variables = trainer.trainable_variables
     kept = [variable.value + 0.0 for variable in variables]
-    averages = optimizer._model_variables_moving_average
+    averages = _optimizer(trainer)._model_variables_moving_average
     for variable, average in zip(variables, averages, strict=True):
         variable.assign(average)
     try:
@@ -27,3 +31,7 @@ def averaged(trainer):
     finally:
         for variable, value in zip(variables, kept, strict=True):
             variable.assign(value)
+
+
+def _optimizer(trainer):
+    return getattr(trainer.optimizer, "inner_optimizer", trainer.optimizer)  # of loss scaling

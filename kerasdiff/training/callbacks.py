@@ -29,7 +29,9 @@ class Log:
 
 
 class StepCallback(keras.callbacks.Callback):
-    """Does something every so many steps, and after the last one.
+    """Does something every so many steps, and after the last one, whatever ends training.
+
+    After an error nothing is done.
 
     Args:
         every: steps between two calls of `act`.
@@ -40,7 +42,12 @@ class StepCallback(keras.callbacks.Callback):
     def __init__(self, every, start=0, batches=1):
         super().__init__()
         self.every, self.step, self.batches = every, start, batches
-        self._batch = 0
+        self._batch, self._acted = 0, start
+
+    @property
+    def is_due(self):
+        """Whether steps were taken since it last acted."""
+        return self._acted < self.step
 
     def act(self, logs):
         """What is done after step `self.step`; variables may be read and assigned."""
@@ -52,19 +59,28 @@ class StepCallback(keras.callbacks.Callback):
             return
         self.step += 1
         if self.step % self.every == 0:
+            self._act(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Not in `on_train_end`, when Keras has put averages in the weights' place.
+        if self.model.stop_training or epoch + 1 == (self.params or {}).get("epochs"):
+            self._act(logs)
+
+    def on_train_end(self, logs=None):
+        self._act(logs)  # where a callback after this one ended training with the epoch
+
+    def _act(self, logs):
+        if self.is_due:
             if keras.backend.backend() == "jax":
                 self.model.jax_state_sync()  # while training, variables are elsewhere
             self.act(logs or {})
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.step % self.every:
-            self.act(logs or {})
+            self._acted = self.step
 
 
 class Progress(StepCallback):
     """One line: how far, how fast, how long still, loss and rate.
 
-    The loss is the mean since the line last changed, not since the beginning.
+    The loss is the mean since the line last changed or the epoch began.
 
     Args:
         steps: of the whole run.
@@ -93,6 +109,7 @@ class Progress(StepCallback):
             self.log(self.step, loss=loss, rate=rate)
 
     def on_train_end(self, logs=None):
+        super().on_train_end(logs)
         self.close()
 
     def close(self):

@@ -5,14 +5,16 @@ keeping. Each file is one safetensors file that appears whole or not at all.
 """
 
 import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
+from kerasdiff.training.averages import has_averages
+from kerasdiff.training.callbacks import StepCallback
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 _COUNT = re.compile(r"_\d+(?=[/_])")
@@ -78,8 +80,12 @@ def resume(trainer, folder):
     return step
 
 
-class SaveState(keras.callbacks.Callback):
-    """Writes the state every so many steps, keeps the last few, and stops at a broken loss.
+class SaveState(StepCallback):
+    """Writes the state every so many steps and after the last one, and stops at a broken loss.
+
+    What may end training with an epoch, such as `EarlyStopping`, must come before it in the list of
+    callbacks: later, Keras has put averages in the weights' place, and nothing is written but a
+    warning.
 
     Args:
         folder: for `step-00001000.safetensors` and so on; made if missing.
@@ -95,9 +101,8 @@ class SaveState(keras.callbacks.Callback):
     """
 
     def __init__(self, folder, every=1000, start=0, keep=2):
-        super().__init__()
-        self.folder, self.every, self.keep = Path(folder), every, keep
-        self.step = start
+        super().__init__(every, start)
+        self.folder, self.keep = Path(folder), keep
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_begin(self, logs=None):
@@ -109,26 +114,30 @@ class SaveState(keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             path, _ = latest(self.folder)
             raise FloatingPointError(
-                f"the loss is {loss} at step {self.step}: lower the rate or clip gradients; "
+                f"the loss is {loss} at step {self.step + 1}: lower the rate or clip gradients; "
                 f"the last good state is {path or 'none'}"
             )
-        if self.step % self.every == 0:
-            self.save()
+        super().on_train_batch_end(batch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
-        # Not at the end of training, when Keras has put averages in the weights' place.
-        if self.step % self.every:
-            self.save()
+    def on_train_end(self, logs=None):
+        if not has_averages(self.model):
+            super().on_train_end(logs)
+        elif self.is_due:
+            warnings.warn(
+                f"the state of step {self.step}, the last, is not written: averages are in the "
+                "weights' place. Name SaveState after the callback that ended training",
+                stacklevel=2,
+            )
+
+    def act(self, logs):
+        self.save()
 
     def save(self):
         """Writes the state of this step and removes older ones than `keep`."""
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
         save_state(self.model, self.folder / f"step-{self.step:08d}.safetensors")
         states = sorted(self.folder.glob("step-*.safetensors"))
         first = states[-self.keep :][0].name
