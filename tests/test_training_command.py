@@ -44,7 +44,7 @@ def test_other_settings_or_pictures_on_an_old_folder_are_named(tmp_path, eager):
     with pytest.raises(ValueError, match="is at step 2 already, of 1"):
         again(output=str(tmp_path / "third"))
     (tmp_path / "pictures/0.txt").write_text("another caption")
-    with pytest.raises(ValueError, match="pictures.sizes and captions was"):
+    with pytest.raises(ValueError, match="pictures.sizes, captions and files was"):
         again(steps=3, output=str(tmp_path / "fourth"))
 
 

@@ -33,6 +33,10 @@ class Balloons:
         caption = f"{with_article(colour)} balloon in the sky {TIMES[time]}"
         return paint(colour, time, rng, self.size), caption
 
+    def identity(self, i):
+        """See `training.data.sources.identity`."""
+        return ["Balloons", self.size, self.seed, i]
+
     def scene(self, i):
         """Colour, time of day, and the generator of all else."""
         rng = np.random.default_rng([self.seed, i])

@@ -36,3 +36,7 @@ class DemoScenes:
         if self._kept is not None:
             self._kept[i] = item
         return item
+
+    def identity(self, i):
+        """See `training.data.sources.identity`."""
+        return ["DemoScenes", self.size, self.seed, i]

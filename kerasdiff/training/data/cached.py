@@ -7,6 +7,7 @@ import numpy as np
 
 from kerasdiff.files import whole_file
 from kerasdiff.training.autoencoder import to_floats
+from kerasdiff.training.data.sources import items_digest
 
 SHARD = 2000  # pictures a file
 
@@ -37,8 +38,12 @@ class Moments:
 def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
     """Encodes pictures of one size, shard by shard; shards that are there already are kept.
 
+    A shard is known by its image encoder and its items: captions, sizes, and of files their names
+    and bytes. A picture that was changed to one of as many bytes, under the same name, is not seen.
+
     Args:
-        source: see `pictures.PictureFolder`.
+        source: see `pictures.PictureFolder`. One without its method `identity` is read whole each
+            time, to compare pixels.
         image_encoder: its moments are kept.
         folder: for the shards; made if missing.
         count: of pictures, from the first; None takes all.
@@ -47,26 +52,29 @@ def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
         The shards' paths, for `Moments`.
 
     Raises:
-        ValueError: a shard that is there is of another image encoder.
+        ValueError: a shard that is there is of another image encoder, or of other pictures or
+            captions; before anything is encoded.
     """
-    folder, files, encoder = Path(folder), [], _digest(image_encoder)
+    folder, encoder = Path(folder), _digest(image_encoder)
     folder.mkdir(parents=True, exist_ok=True)
     count = len(source) if count is None else count
+    shards = {}
     for begin in range(0, count, SHARD):
         indices = range(begin, min(begin + SHARD, count))
-        files.append(folder / f"moments-{begin:08d}-{indices.stop:08d}.npz")
-        if files[-1].exists():
-            _check(files[-1], encoder)
-            continue
+        path = folder / f"moments-{begin:08d}-{indices.stop:08d}.npz"
+        shards[path] = indices, {"encoder": encoder, "items": items_digest(source, indices)}
+    missing = [path for path, (_, about) in shards.items() if not _is_kept(path, about)]
+    for path in missing:
+        indices, about = shards[path]
         items = [source[i] for i in indices]
         rows = [
             _encode(image_encoder, [picture for picture, _ in items[at : at + batch_size]])
             for at in range(0, len(items), batch_size)
         ]
         captions = np.array([caption for _, caption in items])
-        with whole_file(files[-1]) as beside:
-            np.savez(beside, moments=np.concatenate(rows), captions=captions, encoder=encoder)
-    return files
+        with whole_file(path) as beside:
+            np.savez(beside, moments=np.concatenate(rows), captions=captions, **about)
+    return list(shards)
 
 
 def _digest(model):
@@ -77,12 +85,23 @@ def _digest(model):
     return digest.hexdigest()
 
 
-def _check(path, encoder):
+_FAULTS = {
+    "encoder": ("does not say which image encoder made it", "was encoded by another image encoder"),
+    "items": ("does not say which pictures it is of", "is of other pictures or captions"),
+}
+"""Of a shard by what is known about it: where it is missing, and where it is another."""
+
+
+def _is_kept(path, about):
+    """Whether the shard is there; ValueError if it is not about the same."""
+    if not path.exists():
+        return False
     with np.load(path, allow_pickle=False) as arrays:
-        if str(arrays.get("encoder", "")) != encoder:
-            fault = "was encoded by another image encoder"
-            fault = fault if "encoder" in arrays else "does not say which image encoder made it"
-            raise ValueError(f"{path}: {fault}: remove it, or name another folder")
+        for name, digest in about.items():
+            if str(arrays.get(name, "")) != digest:
+                fault = _FAULTS[name][name in arrays]
+                raise ValueError(f"{path}: {fault}: remove it, or name another folder")
+    return True
 
 
 def latent_deviation(moments):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kerasdiff.training.data.sources import identity
+
 
 class Pictures:
     """A source of pictures in memory (see `sources.PictureSource`).
@@ -45,9 +47,17 @@ class Several:
         return len(self.sizes)
 
     def __getitem__(self, i):
+        source, i = self._place(i)
+        return source[i]
+
+    def identity(self, i):
+        """See `sources.identity`."""
+        return identity(*self._place(i))
+
+    def _place(self, i):
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         for source in self.sources:
             if i < len(source):
-                return source[i]
+                return source, i
             i -= len(source)

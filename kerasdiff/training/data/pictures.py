@@ -50,7 +50,7 @@ class PictureFolder(PictureSource):
             raise ValueError(f"{path}: no such folder")
         found, skipped = _picture_files(self.path)
         caption_of = _caption_finder(self.path, found, skipped)
-        names, sizes, self.captions = [], [], []
+        names, sizes, self.captions, self.bytes = [], [], [], []
         for name in found:
             try:
                 caption = caption_of(name)
@@ -60,6 +60,7 @@ class PictureFolder(PictureSource):
             else:
                 names.append(name)
                 self.captions.append(caption)
+                self.bytes.append(os.path.getsize(self.path / name))
         if not names:
             why = f": {summary(skipped)}" if skipped else ""
             raise ValueError(
@@ -71,6 +72,10 @@ class PictureFolder(PictureSource):
     def read(self, i):
         """Item i as an upright PIL image and its caption; ValueError if it is broken."""
         return read_upright(self.path / self.names[i]), self.captions[i]
+
+    def identity(self, i):
+        """See `PictureSource`; times of files are not in it, which copying changes."""
+        return [*super().identity(i), self.names[i]]
 
 
 def _picture_files(folder):

@@ -55,7 +55,8 @@ class Shards(PictureSource):
     def __init__(self, path, size=None, buckets=None, max_upscale=2.0):
         self.choices = size_choices(size, buckets)
         self.paths = _shard_files(path)
-        names, sizes, skipped, self.places, self.captions = [], [], {}, [], []
+        names, sizes, skipped, self.places = [], [], {}, []
+        self.captions, self.bytes = [], []
         for shard, file in enumerate(self.paths):
             for number, (offset, data) in enumerate(scan_records(file)):
                 name = f"{file}, record {number}"
@@ -68,6 +69,7 @@ class Shards(PictureSource):
                 else:
                     names.append(name)
                     self.captions.append(caption)
+                    self.bytes.append(len(encoded))
                     self.places.append((shard, offset))
         if not names:
             why = f": {summary(skipped)}" if skipped else ""

@@ -5,6 +5,8 @@ number in every process, so that a batch is a function of its number alone.
 """
 
 import contextlib
+import hashlib
+import json
 import operator
 import warnings
 
@@ -38,6 +40,7 @@ class PictureSource:
 
     Attributes:
         sizes: list of (height, width), one an item.
+        captions, bytes: lists that a class of its own makes: texts, and sizes of encoded pictures.
         skipped: dict of names and reasons: what was left out, and items found broken by now.
     """
 
@@ -67,6 +70,10 @@ class PictureSource:
         """Item i as an upright PIL image and its caption; ValueError if it is broken."""
         raise NotImplementedError
 
+    def identity(self, i):
+        """What tells item i from others without reading it, wherever the files lie; for JSON."""
+        return [*map(int, self.sizes[i]), self.captions[i], self.bytes[i]]
+
     def _candidates(self, i):
         """i itself, then those that may take its place, best first."""
         yield i
@@ -83,6 +90,26 @@ class PictureSource:
                 f"more than one in ten: {summary(self._broken)}"
             )
         warnings.warn(f"{name}: {reason}; another takes its place", stacklevel=3)
+
+
+def identity(source, i):
+    """What tells item i of a source from others: by its method `identity`, or else by its pixels.
+
+    Without the method the item is read: sources in memory need none.
+    """
+    if hasattr(source, "identity"):
+        return source.identity(i)
+    picture, caption = source[i]
+    pixels = hashlib.sha256(np.ascontiguousarray(picture)).hexdigest()
+    return [*np.shape(picture), str(caption), pixels]
+
+
+def items_digest(source, indices):
+    """A digest of which pictures with which captions these items are, in this order."""
+    digest = hashlib.sha256()
+    for i in indices:
+        digest.update(json.dumps(identity(source, i)).encode())
+    return digest.hexdigest()
 
 
 def checked_caption(text):

@@ -1,11 +1,11 @@
 """A run's settings beside its state, so that a run goes on as it began or says what differs."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from kerasdiff.files import whole_file
+from kerasdiff.training.data.sources import items_digest
 
 FREE = (
     "output", "output_dtype", "checkpoints.", "samples.", "jit_compile", "remat", "data.folder",
@@ -62,10 +62,8 @@ def _path(folder):
 
 
 def _record(settings, source):
-    digest = hashlib.sha256()
-    for size, caption in zip(source.sizes, source.captions, strict=True):
-        digest.update(json.dumps([*map(int, size), caption]).encode())
-    pictures = {"count": len(source), "sizes and captions": digest.hexdigest()[:16]}
+    digest = items_digest(source, range(len(source)))[:16]
+    pictures = {"count": len(source), "sizes, captions and files": digest}
     return dict(_flat(json.loads(json.dumps(asdict(settings) | {"pictures": pictures}))))
 
 
