@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_checkpoint import write_checkpoint
+from PIL import Image
 from training_cases import run_eagerly, settings, table, trained, write_toml
 
 from kerasdiff import files
@@ -46,6 +47,35 @@ def test_other_settings_or_pictures_on_an_old_folder_are_named(tmp_path, eager):
     (tmp_path / "pictures/0.txt").write_text("another caption")
     with pytest.raises(ValueError, match="pictures.sizes, captions and files was"):
         again(steps=3, output=str(tmp_path / "fourth"))
+
+
+def test_other_pictures_of_the_same_names_and_captions_are_named(tmp_path):
+    given = settings(tmp_path)
+    write_record(given.folder, given, run.prepare(given).source)
+    (given.folder / "step-00000001.safetensors").touch()
+    assert run.prepare(given)
+    Image.fromarray(np.zeros((16, 16, 3), "uint8")).save(tmp_path / "pictures/0.png")
+    with pytest.raises(ValueError, match="pictures.sizes, captions and files was"):
+        run.prepare(given)
+
+
+def test_a_run_that_never_took_a_step_can_be_changed(tmp_path, eager, monkeypatch):
+    def begin(**changes):
+        given = settings(tmp_path, data__cache_latents=True, **changes)
+        with pytest.raises(MemoryError):
+            trained(given)
+        (cached,) = (given.folder / "moments").iterdir()
+        return given.folder, cached.stat().st_mtime_ns
+
+    def fail(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(run, "_fit", fail)
+    assert begin(batch_size=4) == begin(batch_size=2)
+    folder, _ = begin(batch_size=2, optimizer__rate=0.5)
+    (folder / "step-00000001.safetensors").touch()
+    with pytest.raises(ValueError, match="optimizer.rate was 0.5 and is 0.01"):
+        begin(batch_size=2)
 
 
 # What can go wrong
@@ -129,6 +159,7 @@ def test_damaged_records_are_named(tmp_path, eager):
     given = settings(tmp_path, steps=1)
     given.folder.mkdir()
     (given.folder / "settings.json").write_text("{")
+    (given.folder / "step-00000001.safetensors").touch()
     with pytest.raises(ValueError, match="settings.json: is damaged"):
         trained(given)
 
@@ -148,6 +179,7 @@ def test_what_can_be_known_is_an_error_before_anything_is_trained(tmp_path):
         run.prepare(settings(tmp_path, optimizer__options={"beta_9": 0.9}))
     given = settings(tmp_path)
     write_record(given.folder, given, run.prepare(given).source)
+    (given.folder / "step-00000001.safetensors").touch()
     assert run.prepare(given)
     with pytest.raises(ValueError, match="holds a run with other settings: optimizer.rate was"):
         run.prepare(settings(tmp_path, optimizer__rate=0.5))

@@ -1,10 +1,14 @@
-"""A run's settings beside its state, so that a run goes on as it began or says what differs."""
+"""A run's settings beside its state, so that a run goes on as it began or says what differs.
+
+Until there is a state, they bind nobody: a run that failed at its first step may be changed.
+"""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from kerasdiff.files import whole_file
+from kerasdiff.training.checkpoints import latest
 from kerasdiff.training.data.sources import items_digest
 
 FREE = (
@@ -15,20 +19,23 @@ FREE = (
 
 
 def check_record(folder, settings, source):
-    """Compares what a run is about with what was written down, if it was.
+    """Compares what a run is about with what was written down, if there is a state of it.
 
     Args:
         folder: of the run.
         settings: a `settings.Settings`.
         source: of pictures and captions.
 
+    Returns:
+        Whether it was written down and there is a state.
+
     Raises:
         ValueError: if the folder is of a run with other settings or pictures: names each
             difference.
     """
     path = _path(folder)
-    if not path.exists():
-        return
+    if not path.exists() or latest(folder)[0] is None:
+        return False
     new = _record(settings, source)
     try:
         old = json.loads(path.read_text("utf-8"))
@@ -45,13 +52,14 @@ def check_record(folder, settings, source):
             f"{folder}: holds a run with other settings: {'; '.join(differences)}. Go on with "
             "those, or take another folder (`checkpoints.folder`)"
         )
+    return True
 
 
 def write_record(folder, settings, source):
     """Writes down what a run is about, or compares as `check_record`; makes the folder."""
+    if check_record(folder, settings, source):
+        return
     path = _path(folder)
-    if path.exists():
-        return check_record(folder, settings, source)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         file.write(json.dumps(_record(settings, source), indent=2).encode())
