@@ -2,13 +2,14 @@
 
 import errno
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawn_checkpoint import write_checkpoint
 from PIL import Image
-from training_cases import run_eagerly, settings, table, trained, write_toml
+from training_cases import CONFIG, run_eagerly, settings, table, trained, write_toml
 
 from kerasdiff import files
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
@@ -17,7 +18,7 @@ from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.cli import main
 from kerasdiff.configs import TINY
 from kerasdiff.training.checkpoints import latest
-from kerasdiff.training.runs import run
+from kerasdiff.training.runs import checks, run
 from kerasdiff.training.runs.command import EXAMPLE
 from kerasdiff.training.runs.networks import open_model
 from kerasdiff.training.runs.record import write_record
@@ -183,6 +184,31 @@ def test_what_can_be_known_is_an_error_before_anything_is_trained(tmp_path):
     assert run.prepare(given)
     with pytest.raises(ValueError, match="holds a run with other settings: optimizer.rate was"):
         run.prepare(settings(tmp_path, optimizer__rate=0.5))
+
+
+def test_a_batch_that_devices_cannot_share_is_an_error_before_anything_is_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checks, "shared_devices", lambda: 4)
+    assert run.prepare(settings(tmp_path, batch_size=8))
+    message = "`batch_size` must be a multiple of 4, .*devices.*, not 6: take 8, or fewer devices"
+    with pytest.raises(ValueError, match=message):
+        run.prepare(settings(tmp_path, batch_size=6, model="not there"))
+
+
+@pytest.mark.parametrize("kind, gamma", [("epsilon", None), ("epsilon", 5), ("v_prediction", 5)])
+@pytest.mark.parametrize("zero", [False, True])
+def test_timesteps_that_cannot_be_weighed_are_an_error_before_anything_is_trained(
+    tmp_path, kind, gamma, zero
+):
+    schedule = replace(CONFIG.schedule, prediction_type=kind, zero_terminal_snr=zero)
+    write_checkpoint(tmp_path / "model", replace(CONFIG, schedule=schedule))
+    given = settings(tmp_path, loss={} if gamma is None else {"snr_gamma": gamma})
+    if (kind, gamma, zero) == ("epsilon", 5, True):
+        with pytest.raises(ValueError, match="`loss.snr_gamma`: .*zero terminal SNR.* leave"):
+            run.prepare(given)
+    else:
+        assert run.prepare(given)
 
 
 def test_text_encoders_from_nothing_must_train(tmp_path):

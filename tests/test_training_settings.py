@@ -97,6 +97,8 @@ def test_the_recipe_of_sd1_and_what_goes_before_it():
             "`cache_latents` needs pictures of one size",
         ),
         ({"loss": {"l1": 1.0}}, "unknown key `loss.l1`.*allowed: snr_gamma"),
+        ({"loss": {"snr_gamma": 0}}, "loss: `snr_gamma` must be above 0; without it"),
+        ({"loss": {"snr_gamma": -5}}, "`loss.snr_gamma` must be at least 0, not -5"),
     ],
 )
 def test_bad_settings_are_named(changes, message):

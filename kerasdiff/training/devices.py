@@ -37,8 +37,13 @@ def distribute(coordinator=None, processes=1, index=0):
         raise ValueError("`coordinator` is needed by several processes, and by them alone")
     if coordinator is not None:
         join_processes(coordinator, processes, index)
-    devices = len(keras.distribution.list_devices())
     # Batches are parts already; Keras would want to cut them itself.
     parallel = keras.distribution.DataParallel(auto_shard_dataset=False)
     keras.distribution.set_distribution(parallel)
-    return devices
+    return shared_devices()
+
+
+def shared_devices():
+    """How many devices share each batch: all of all processes after `distribute`, 1 without."""
+    parallel = keras.distribution.distribution()
+    return 1 if parallel is None else parallel.device_mesh.devices.size

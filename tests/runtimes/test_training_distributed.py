@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from training_cases import table, write_toml
 
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.training.devices import distribute
@@ -16,16 +17,23 @@ from kerasdiff.training.devices import distribute
 PROGRAM = Path(__file__).with_name("distributed_run.py")
 
 
-def start(output, processes=1, index=0, port=0, devices=1):
-    """A process of the training, on so many logical devices."""
-    environment = os.environ | {
+def on_devices(count):
+    """The environment of a process with so many logical devices."""
+    return {
         "KERAS_BACKEND": "jax",
         "CUDA_VISIBLE_DEVICES": "",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
     }
+
+
+def start(output, processes=1, index=0, port=0, devices=1):
+    """A process of the training, on so many logical devices."""
     command = [sys.executable, PROGRAM, output, processes, index, port]
     return subprocess.Popen(
-        list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        list(map(str, command)),
+        env=os.environ | on_devices(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -87,6 +95,14 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
         assert run["devices"] == 2
         assert_same(run, alone)
     np.testing.assert_array_equal(runs[0]["weights"], runs[1]["weights"])
+
+
+def test_a_dry_run_tells_that_devices_cannot_share_a_batch(tmp_path):
+    path = write_toml(tmp_path / "config.toml", table(tmp_path, batch_size=6))
+    command = [sys.executable, "-m", "kerasdiff", "train", str(path), "--dry-run"]
+    run = subprocess.run(command, env=os.environ | on_devices(4), capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "`batch_size` must be a multiple of 4" in run.stderr and "Traceback" not in run.stderr
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="refused on other backends")

@@ -10,8 +10,6 @@ import keras
 from kerasdiff.backend import compiles_training, keep_freed_memory, prepare_compiler
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.checkpoints.save import check_vocabularies
-from kerasdiff.options import options_of
-from kerasdiff.samplers import make_table
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
 from kerasdiff.training.callbacks import Log, Progress, SampleGrid
@@ -25,6 +23,7 @@ from kerasdiff.training.data.shards import Shards
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.muon import Muon
 from kerasdiff.training.rates import Rate
+from kerasdiff.training.runs.checks import check_batch_size, check_loss, check_samples
 from kerasdiff.training.runs.networks import (
     TRAINED,
     check_trained,
@@ -69,6 +68,8 @@ class Plan:
 def prepare(settings):
     """Opens model and data and checks what can be known before anything is trained.
 
+    Call `devices.distribute` before, where it is called: the batches must fit the devices.
+
     Returns:
         `Plan`.
 
@@ -77,6 +78,7 @@ def prepare(settings):
     """
     prepare_compiler()
     check_output(settings.output)
+    check_batch_size(settings.batch_size)
     make_optimizer(settings)
     checkpoint, data = open_model(settings), settings.data
     if settings.output.endswith(".safetensors"):
@@ -93,23 +95,11 @@ def prepare(settings):
         tokenizer = models.make("tokenizer")
         if not data.truncate_captions:
             check_captions(source, tokenizer)
-        _check_samples(settings.samples, checkpoint.config, tokenizer)
+        check_loss(settings.loss, checkpoint.config.schedule)
+        check_samples(settings.samples, checkpoint.config, tokenizer)
     check_record(settings.folder, settings, source)
     check_trained(settings, checkpoint.config)
     return Plan(settings, checkpoint, source, tokenizer)
-
-
-def _check_samples(samples, config, tokenizer):
-    if not samples.prompts:
-        return
-    try:
-        options = options_of(samples.steps, samples.guidance, samples.seed)
-        options.seeds(len(samples.prompts))
-        make_table(config.schedule, samples.steps)
-        for prompt in samples.prompts:
-            tokenizer.pack(prompt)
-    except ValueError as error:
-        raise ValueError(f"`samples`: {error}") from None
 
 
 def train(plan, score=None, progress=True, part=(0, 1)):

@@ -130,6 +130,9 @@ class DiffusionLoss:
 
     snr_gamma: float | None = at_least(0, None)
 
+    def check(self):
+        need(self.snr_gamma != 0, "`snr_gamma` must be above 0; without it all timesteps weigh 1")
+
 
 @dataclass(frozen=True)
 class AutoencoderLoss:
