@@ -268,3 +268,44 @@ def test_what_unpacks_to_more_than_is_asked_for_takes_no_memory(tmp_path):
     assert not open_tensors(tmp_path / "order.ckpt")
     assert tracemalloc.get_traced_memory()[1] < 2**25
     tracemalloc.stop()
+
+
+def resized(path, entry, size):
+    """Makes a zip claim another unpacked size of one of its entries, last in its directory."""
+    data = bytearray(path.read_bytes())
+    at = data.rindex(entry.encode()) - 46  # the directory's record ends with the name
+    assert data[at : at + 4] == b"PK\1\2"
+    data[at + 24 : at + 28] = struct.pack("<I", size)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("entry", ["data.pkl", "byteorder", "data/0"])
+def test_a_zip_bomb_takes_no_memory_whatever_size_it_claims(tmp_path, compression, entry):
+    state = {"a": view(Storage("0", np.zeros(2, np.float32)), (1,), (1,), offset=1)}
+    path = tmp_path / "m.ckpt"
+    write_torch_zip(path, state, [])
+    with zipfile.ZipFile(path) as archive:
+        texts = {"data.pkl": archive.read("archive/data.pkl"), "byteorder": b"", "data/0": b""}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name in sorted(texts, key=lambda name: name == entry):
+            bomb = bytes(2**25) if name == entry else b""
+            archive.writestr(f"archive/{name}", texts[name] + bomb)
+    resized(path, f"archive/{entry}", 8)
+    if entry != "data/0":
+        resized(path, "archive/data/0", 8)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="m.ckpt"):
+        open_tensors(path)["a"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23
+
+
+def test_a_pickle_shorter_than_the_zip_says_is_refused(tmp_path):
+    path = tmp_path / "m.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+    resized(path, "archive/data.pkl", 8)
+    with pytest.raises(CheckpointError, match="shorter than the zip says"):
+        open_tensors(path)

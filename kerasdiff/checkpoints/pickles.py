@@ -170,7 +170,7 @@ def read_pickle(path):
             raise zipfile.BadZipFile("two entries have the same name")
         prefix = _prefix(path, infos)
         if prefix + "byteorder" in infos:
-            with archive.open(prefix + "byteorder") as file:
+            with _open(archive, infos[prefix + "byteorder"]) as file:
                 if file.read(3) == b"big":
                     raise CheckpointError(f"{path}: written on a big-endian machine: not supported")
         top = _unpickle(archive, infos[prefix + "data.pkl"])
@@ -194,10 +194,24 @@ def _prefix(path, infos):
     return names[0][: -len("data.pkl")]
 
 
+def _open(archive, info):
+    """An entry to be read by a number of bytes, which then bounds the memory taken.
+
+    The size that a zip gives for an entry is a claim. Of the ways of packing, deflate alone stops
+    unpacking where it is told to, and what reads all there is does not tell it.
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{info.filename!r} is packed in a way that PyTorch never uses")
+    return archive.open(info)
+
+
 def _unpickle(archive, info):
     if info.file_size > MAX_PICKLE:
         raise pickle.UnpicklingError(f"its pickle takes {info.file_size} bytes")
-    text = archive.read(info)
+    with _open(archive, info) as file:
+        text = file.read(info.file_size)
+    if len(text) != info.file_size:
+        raise zipfile.BadZipFile(f"{info.filename!r} is shorter than the zip says")
     # a memo index far beyond the file's length would make the unpickler take all memory
     for opcode, argument, _ in pickletools.genops(text):
         if "PUT" in opcode.name and int(argument) > len(text):
@@ -260,7 +274,7 @@ def _read_storage(path, archive, info, begin, length):
             raise CheckpointError(f"{path}: damaged or truncated at {info.filename!r}")
         return np.memmap(path, np.uint8, mode="r", offset=at + begin, shape=(length,))
     try:
-        with archive.open(info) as file:
+        with _open(archive, info) as file:
             file.seek(begin)
             data = file.read(length)
     except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError) as error:
