@@ -11,7 +11,9 @@ from kerasdiff.checkpoints import checkpoint as module
 from kerasdiff.checkpoints.checkpoint import find_and_open, open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError, open_tensors, write_safetensors
 from kerasdiff.checkpoints.load import MismatchError, state
+from kerasdiff.checkpoints.models import open_models
 from kerasdiff.checkpoints.probe import probe
+from kerasdiff.checkpoints.save import convert
 from kerasdiff.decoder import Decoder
 from kerasdiff.image_encoder import ImageEncoder
 from kerasdiff.layers import uninitialized
@@ -24,6 +26,22 @@ def test_a_saved_file_opens_as_what_it_was(single, family):
     assert_parts(checkpoint, parts_of(family))
     assert checkpoint.skipped == () and checkpoint.tokenizer_folders == {}
     assert "metadata" in checkpoint.prediction_type_source
+
+
+@pytest.mark.parametrize("name", ("sd1.safetensors", "sd1.ckpt", "folder"))
+def test_what_was_opened_is_read_from_another_current_folder(single, tmp_path, monkeypatch, name):
+    path = single()
+    if name == "folder":
+        convert(path, tmp_path / name)
+    elif name == "sd1.ckpt":
+        write_state_dict(tmp_path / name, dict(open_tensors(path)))
+    monkeypatch.chdir(tmp_path)
+    opened = open_models(name, vae="sd1.safetensors", prediction_type="epsilon")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert_parts(opened.checkpoint, parts_of("sd1"))
+    assert opened.make("tokenizer").vocab_size == 49408
+    assert opened.checkpoint.path == tmp_path / name
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

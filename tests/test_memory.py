@@ -11,6 +11,7 @@ from stable_diffusion_cases import FEW, tiny_checkpoint, tiny_model
 from kerasdiff import StableDiffusion, compiled_models, progress
 from kerasdiff.checkpoints import load
 from kerasdiff.checkpoints.load import MismatchError
+from kerasdiff.checkpoints.save import convert
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
 from kerasdiff.configs import TINY
@@ -143,6 +144,17 @@ def test_weights_that_could_not_be_read_anew_are_read_by_the_next_picture(folder
             little.text_to_image("a red house", **FEW)
     assert held(little) == set()
     np.testing.assert_array_equal(little.text_to_image("a red house", **FEW), first)
+
+
+def test_weights_are_not_read_anew_from_a_file_that_was_replaced(single):
+    path = single()
+    little = opened(path, memory="medium")
+    little.encode_text("a red house")
+    little.decode(np.zeros((1, 4, 4, 4), "float32"))
+    convert(path, path, "float16")
+    with pytest.raises(CheckpointError, match=f"{path}: was changed after it was opened"):
+        little.encode_text("a red house")
+    opened(path, memory="medium").encode_text("a red house")
 
 
 def _raise_after(count):

@@ -1,6 +1,7 @@
 """Safetensors: read what the reference package writes, write what it reads, refuse the rest."""
 
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -61,6 +62,70 @@ def test_arrays_are_views_of_the_file_and_outlive_it(tmp_path):
         array = tensors["a.weight"]
     assert not array.flags.owndata and not array.flags.writeable
     np.testing.assert_array_equal(array, ARRAYS["a.weight"])
+
+
+def test_a_file_is_found_again_from_another_folder(tmp_path, monkeypatch):
+    write_safetensors(tmp_path / "a.safetensors", ARRAYS)
+    (tmp_path / "other").mkdir()
+    write_safetensors(tmp_path / "other" / "a.safetensors", {"a.weight": ARRAYS["a.weight"] + 1})
+    monkeypatch.chdir(tmp_path)
+    tensors = open_tensors("a.safetensors")
+    monkeypatch.chdir(tmp_path / "other")
+    np.testing.assert_array_equal(tensors["a.weight"], ARRAYS["a.weight"])
+
+
+@pytest.mark.parametrize("change", ("shorter", "as long", "in place", "touched"))
+def test_a_file_that_was_changed_after_it_was_opened_is_not_read(tmp_path, change):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, {"a": np.zeros(1000, np.float32)})
+    os.utime(path, ns=(0, 10**18))  # long ago: clocks of file systems may be coarse
+    tensors = open_tensors(path)
+    before = tensors["a"]
+    if change == "shorter":
+        write_safetensors(path, {"a": np.ones(1000, np.float16)})
+    elif change == "as long":
+        write_safetensors(path, {"a": np.ones(1000, np.float32)})
+    elif change == "in place":
+        with path.open("r+b") as file:
+            file.write(path.read_bytes())
+    else:
+        path.touch()
+    with pytest.raises(CheckpointError) as error:
+        tensors["a"]
+    assert str(error.value) == (
+        f"{path}: was changed after it was opened: open the checkpoint again to read what it holds"
+    )
+    np.testing.assert_array_equal(before, np.zeros(1000, np.float32))
+    assert set(open_tensors(path)) == {"a"} and open_tensors(path)["a"].shape == (1000,)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, ARRAYS)
+    tensors = open_tensors(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="a.safetensors: cannot be read: No such file"):
+        tensors["a.weight"]
+
+
+def test_a_file_is_not_held_open_and_may_be_replaced(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, ARRAYS)
+    tensors = open_tensors(path)
+    assert not [name for name in _open_files() if name == str(path)]
+    write_safetensors(path, tensors)  # over itself
+    np.testing.assert_array_equal(open_tensors(path)["a.weight"], ARRAYS["a.weight"])
+
+
+def _open_files():
+    folder = "/proc/self/fd"
+    if not os.path.isdir(folder):
+        pytest.skip("the system does not list open files")
+    for number in os.listdir(folder):
+        try:
+            yield os.readlink(f"{folder}/{number}")
+        except FileNotFoundError:  # what listed them
+            pass
 
 
 @pytest.mark.parametrize(

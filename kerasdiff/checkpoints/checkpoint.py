@@ -29,7 +29,7 @@ class Checkpoint:
     """An open checkpoint.
 
     Attributes:
-        path: the file or folder.
+        path: the file or folder, absolute.
         config: its `StableDiffusionConfig`.
         parts: "unet", "vae", "text_encoder" and, for SDXL, "text_encoder_2" to `Tensors` under
             canonical names, in PyTorch's axis order.
@@ -111,7 +111,7 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
         CheckpointError: if a part is missing, a file is damaged or a tensor is of no part.
         ValueError: if an argument does not fit the checkpoint.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # its parts are read later, perhaps from another current folder
     if prediction_type not in (None, *PREDICTION_TYPES):
         raise ValueError(
             f"`prediction_type` must be one of {', '.join(PREDICTION_TYPES)}, "

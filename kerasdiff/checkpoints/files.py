@@ -32,7 +32,7 @@ def open_tensors(path):
     Raises:
         CheckpointError: naming the file and what it is instead.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # weights are read later, perhaps from another current folder
     head = _head(path)
     if re.search(r"\.index(\.\w+)?\.json$", path.name):
         return _open_shards(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from kerasdiff.checkpoints.steady_file import SteadyFile
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
 from kerasdiff.files import whole_file
 
@@ -45,8 +46,9 @@ def read_safetensors(path):
         CheckpointError: if the header or the offsets do not fit the file, or a dtype is 8-bit.
     """
     path = Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    steady = SteadyFile(path)
+    size = steady.size
+    with steady.open() as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
             raise CheckpointError(
@@ -60,20 +62,19 @@ def read_safetensors(path):
     spans = {name: _span(path, name, entry) for name, entry in header.items()}
     _check_layout(path, spans, size - 8 - length)
     entries = {
-        name: LazyTensor(shape, dtype, _reader(path, 8 + length + begin, dtype, shape))
+        name: LazyTensor(shape, dtype, _reader(steady, 8 + length + begin, dtype, shape))
         for name, (begin, _, dtype, shape) in spans.items()
     }
     return Tensors(path, entries, metadata)
 
 
-def _reader(path, offset, dtype, shape):
+def _reader(steady, offset, dtype, shape):
     def read():
         size = math.prod(shape) * dtype.itemsize
         if not size:  # an empty map is refused by the system
             return np.empty(shape, dtype)
         # a map for each tensor, so that its pages go when it goes
-        data = np.memmap(path, np.uint8, mode="r", offset=offset, shape=(size,))
-        return np.asarray(data).view(dtype).reshape(shape)
+        return np.asarray(steady.map(offset, size)).view(dtype).reshape(shape)
 
     return read
 
