@@ -7,6 +7,7 @@ from training_cases import CONFIG, diffusion_batch, networks
 
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.training import checkpoints
 from kerasdiff.training.callbacks import StepCallback
 from kerasdiff.training.checkpoints import SaveState, latest, resume, save_state
 from kerasdiff.training.diffusion import DiffusionTrainer
@@ -51,6 +52,21 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path):
     save_state(first, tmp_path / "step-00000001.safetensors")
     with pytest.raises(CheckpointError, match="is not of this trainer: expected optimizer/"):
         resume(trainer(keras.optimizers.SGD(0.01, momentum=0.9)), tmp_path)
+
+
+def test_processes_at_different_steps_load_nothing(tmp_path, monkeypatch):
+    model = line()
+    resume(model, tmp_path)
+    save_state(model, tmp_path / "step-00000004.safetensors")
+    model.layers[0].kernel.assign([[7.0]])
+    monkeypatch.setattr(checkpoints, "of_all_processes", lambda step: [step, 2, 4])
+    message = "order 4, 2, 4: copy that of step 4 into each .*, or remove all after step 2"
+    with pytest.raises(ValueError, match=message):
+        resume(model, tmp_path)
+    assert float(model.layers[0].kernel[0, 0]) == 7.0
+    monkeypatch.setattr(checkpoints, "of_all_processes", lambda step: [step, 4])
+    assert resume(model, tmp_path) == 4
+    assert float(model.layers[0].kernel[0, 0]) != 7.0
 
 
 def test_the_last_states_stay_and_what_was_cut_off_before_them_goes(tmp_path):

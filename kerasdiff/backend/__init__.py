@@ -13,6 +13,7 @@ from kerasdiff.backend.devices import (
     fused_attention_dtypes,
     join_processes,
     loops_in_python,
+    of_all_processes,
     runs_one_by_one,
 )
 from kerasdiff.backend.late_casts import cast_late
@@ -59,6 +60,7 @@ __all__ = [
     "loops_in_python",
     "loss_of_replica",
     "new_array",
+    "of_all_processes",
     "of_several_sizes",
     "prepare_compiler",
     "programs_hold_weights",

@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 
 
 def device():
@@ -65,3 +66,19 @@ def join_processes(coordinator, processes, index):
     # Between processors the collectives are Gloo's; accelerators bring their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     keras.distribution.initialize(coordinator, processes, index)
+
+
+def of_all_processes(number):
+    """Whole numbers of all processes that were joined, in their order; every process must ask.
+
+    Args:
+        number: this process' own, below 2**31.
+    """
+    if keras.backend.backend() != "jax":
+        return [number]
+    import jax
+    from jax.experimental.multihost_utils import process_allgather
+
+    if jax.process_count() == 1:
+        return [number]
+    return process_allgather(np.int32(number)).tolist()

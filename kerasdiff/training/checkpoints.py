@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerasdiff.backend import of_all_processes
 from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
 from kerasdiff.training.averages import has_averages
@@ -72,9 +73,24 @@ def latest(folder):
 
 
 def resume(trainer, folder):
-    """Loads the newest state in a folder, if there is one, and tells its step."""
+    """Loads the newest state in a folder, if there is one, and tells its step.
+
+    Of several processes (see `devices.distribute`) each must call it.
+
+    Raises:
+        ValueError: if processes with folders of their own were killed between two states, so that
+            not all would go on from the same step.
+        CheckpointError: see `load_state`.
+    """
     _build(trainer)  # a step would put its name scope into the variables' names
     path, step = latest(folder)
+    steps = of_all_processes(step)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"{folder}: the processes' last states are of different steps, in their order "
+            f"{', '.join(map(str, steps))}: copy that of step {max(steps)} into each one's folder, "
+            f"or remove all after step {min(steps)}"
+        )
     if path:
         load_state(trainer, path)
     return step

@@ -2,7 +2,8 @@
 
     python distributed_run.py OUTPUT PROCESSES INDEX PORT
 
-Writes the losses and the weights after four steps, and states after two and four.
+Writes the losses and the weights after four steps, and states after two and four. Goes on from the
+last state.
 """
 
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 
 from kerasdiff.configs import TINY
 from kerasdiff.diffusion_model import DiffusionModel
-from kerasdiff.training.checkpoints import SaveState
+from kerasdiff.training.checkpoints import SaveState, resume
 from kerasdiff.training.data.batches import Batches
 from kerasdiff.training.devices import distribute
 from kerasdiff.training.diffusion import DiffusionTrainer
@@ -65,9 +66,11 @@ def main():
     trainer = DiffusionTrainer(CONFIG, DiffusionModel(NETWORK))
     trainer.compile(keras.optimizers.AdamW(1e-3, use_ema=True), jit_compile=True)
     losses = Losses()
-    batches = Batches(Vectors(), 8, draw, part=(index, processes))
-    callbacks = [losses, SaveState(Path(output).with_suffix(""), every=2)]
-    trainer.fit(batches, steps_per_epoch=4, shuffle=False, verbose=0, callbacks=callbacks)
+    folder = Path(output).with_suffix("")
+    start = resume(trainer, folder)
+    batches = Batches(Vectors(), 8, draw, start=start, part=(index, processes))
+    callbacks = [losses, SaveState(folder, every=2, start=start)]
+    trainer.fit(batches, steps_per_epoch=4 - start, shuffle=False, verbose=0, callbacks=callbacks)
     weights = np.concatenate([np.ravel(v.value) for v in trainer.trainable_variables])
     np.savez(output, losses=losses.values, weights=weights, devices=devices)
 

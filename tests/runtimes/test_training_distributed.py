@@ -28,12 +28,14 @@ def on_devices(count):
 
 def start(output, processes=1, index=0, port=0, devices=1):
     """A process of the training, on so many logical devices."""
-    command = [sys.executable, PROGRAM, output, processes, index, port]
+    return python(PROGRAM, output, processes, index, port, devices=devices)
+
+
+def python(*command, devices=1):
+    command = [sys.executable, *map(str, command)]
+    environment = os.environ | on_devices(devices)
     return subprocess.Popen(
-        list(map(str, command)),
-        env=os.environ | on_devices(devices),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -84,10 +86,14 @@ def test_two_devices_train_as_one_does(alone, tmp_path):
     assert_same(run, alone)
 
 
-def test_two_processes_train_as_one_does(alone, tmp_path):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def test_two_processes_train_as_one_does(alone, tmp_path):
+    port = free_port()
     outputs = [tmp_path / f"{i}.npz" for i in range(2)]
     processes = [start(outputs[i], 2, i, port) for i in range(2)]
     runs = [finish(*each) for each in zip(processes, outputs, strict=True)]
@@ -95,6 +101,29 @@ def test_two_processes_train_as_one_does(alone, tmp_path):
         assert run["devices"] == 2
         assert_same(run, alone)
     np.testing.assert_array_equal(runs[0]["weights"], runs[1]["weights"])
+
+
+RESUME = """
+import sys, keras
+from kerasdiff.training import distribute, resume
+folder, index, port = sys.argv[1:]
+distribute(f"127.0.0.1:{port}", 2, int(index))
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+resume(model, folder)
+"""
+
+
+def test_processes_that_would_go_on_from_different_steps_say_so(tmp_path):
+    port, processes = free_port(), []
+    for i, steps in enumerate([(2, 4), (2,)]):
+        (tmp_path / f"{i}").mkdir()
+        for step in steps:
+            (tmp_path / f"{i}/step-{step:08d}.safetensors").touch()
+        processes.append(python("-c", RESUME, tmp_path / f"{i}", i, port))
+    for process in processes:
+        with pytest.raises(AssertionError, match="different steps, in their order 4, 2: copy"):
+            finish(process, None)
 
 
 def test_a_dry_run_tells_that_devices_cannot_share_a_batch(tmp_path):

@@ -115,7 +115,7 @@ def train(plan, score=None, progress=True, part=(0, 1)):
         part: (i, n), this is process i of n, see `devices.distribute`.
 
     Raises:
-        ValueError: if the folder holds another run.
+        ValueError: if the folder holds another run, or processes hold states of different steps.
         FloatingPointError: if the loss is not finite; the last good state stays.
         CheckpointError: if state or result cannot be written; the last good state stays.
     """
