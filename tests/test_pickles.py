@@ -193,14 +193,6 @@ def test_a_storage_that_claims_more_than_the_zip_holds_is_refused(tmp_path):
         open_tensors(tmp_path / "m.ckpt")
 
 
-def test_a_memo_index_that_would_take_all_memory_is_refused(tmp_path):
-    evil = b"\x80\x02}r" + struct.pack("<I", 2**32 - 1) + b"."
-    with zipfile.ZipFile(tmp_path / "m.ckpt", "w") as archive:
-        archive.writestr("archive/data.pkl", evil)
-    with pytest.raises(CheckpointError, match="damaged"):
-        open_tensors(tmp_path / "m.ckpt")
-
-
 def test_every_truncation_is_refused(tmp_path):
     path = tmp_path / "m.ckpt"
     write_state_dict(path, {"a": np.ones(3, np.float32)})
@@ -236,24 +228,6 @@ def test_other_machines_and_programs_are_named(tmp_path):
         archive.writestr("x/code/data.pkl", b"")
     with pytest.raises(CheckpointError, match="TorchScript"):
         open_tensors(tmp_path / "script.pt")
-
-
-def test_a_table_that_holds_itself_is_refused(tmp_path):
-    loop = b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dictq\x01h\x00s."
-    with zipfile.ZipFile(tmp_path / "m.ckpt", "w") as archive:
-        archive.writestr("archive/data.pkl", loop)
-    with pytest.raises(CheckpointError, match="'state_dict' is dict, not a tensor"):
-        open_tensors(tmp_path / "m.ckpt")
-
-
-def test_a_name_that_unfolds_without_end_is_not_told(tmp_path):
-    lists = b"]" + b"q\x000](h\x00h\x00e" * 40  # each holds the one before twice
-    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + lists
-    evil = b"\x80\x02}X\x01\x00\x00\x00a" + storage + b"X\x03\x00\x00\x00cpuK\x01tQs."
-    with zipfile.ZipFile(tmp_path / "m.ckpt", "w") as archive:
-        archive.writestr("archive/data.pkl", evil)
-    with pytest.raises(CheckpointError, match="a storage without a name"):
-        open_tensors(tmp_path / "m.ckpt")
 
 
 def test_what_unpacks_to_more_than_is_asked_for_takes_no_memory(tmp_path):
