@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from torch_zip import Call, Global, tensor, write_torch_zip
 
 from kerasdiff.checkpoints.embeddings import read_embedding, write_embedding
 from kerasdiff.checkpoints.tensors import CheckpointError
@@ -31,6 +32,50 @@ def test_sdxl_has_one_for_each_text_encoder(tmp_path):
     embedding = read_embedding(tmp_path / "cat.safetensors")
     assert embedding.token == "cat"
     assert [rows.shape for rows in embedding.vectors] == [(3, 4), (3, 3)]
+
+
+def parameter_dict(**state):
+    """PyTorch's module of this name, as a pickle describes it."""
+    return Call(Global("torch.nn.modules.container", "ParameterDict"), state=state)
+
+
+def write_inversion(path, wrap, names=("*",), **beside):
+    """A textual inversion as a `.pt` file, its parameters wrapped."""
+    data = {name: tensor(str(key), ROWS) for key, name in enumerate(names)}
+    storages = [call.arguments[0] for call in data.values()]
+    rebuild = Global("torch._utils", "_rebuild_parameter")
+    parameters = {name: Call(rebuild, call, True, {}) for name, call in data.items()}
+    write_torch_zip(path, {"string_to_param": wrap(parameters)} | beside, storages)
+
+
+@pytest.mark.parametrize("beside, token", [({}, "cat"), ({"name": "<cat>"}, "<cat>")])
+@pytest.mark.parametrize(
+    "wrap", [lambda table: table, lambda table: parameter_dict(training=True, _parameters=table)]
+)
+def test_inversions_of_web_uis_and_of_the_original_are_read(tmp_path, wrap, beside, token):
+    write_inversion(tmp_path / "cat.pt", wrap, **beside)
+    embedding = read_embedding(tmp_path / "cat.pt")
+    assert embedding.token == token
+    np.testing.assert_array_equal(embedding.vectors[0], ROWS)
+
+
+@pytest.mark.parametrize(
+    "wrap, names, message",
+    [
+        (lambda table: table, ["*", "#"], "string_to_param holds 2 tensors, not one"),
+        (lambda table: parameter_dict(_parameters=table), "*#", "holds 2 tensors"),
+        (lambda table: parameter_dict(_parameters={}), "*", "holds 0 tensors"),
+        (lambda table: parameter_dict(_parameters=3), "*", "holds int, not one tensor"),
+        (lambda table: parameter_dict(), "*", "holds NoneType, not one tensor"),
+        (lambda table: list(table.values()), "*", "holds list, not one tensor"),
+        (lambda table: parameter_dict(_parameters={"*": 3}), "*", "'cat' is int, not a tensor"),
+    ],
+)
+def test_inversions_of_other_than_one_tensor_are_refused(tmp_path, wrap, names, message):
+    write_inversion(tmp_path / "cat.pt", wrap, names, name="cat")
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_embedding(tmp_path / "cat.pt")
+    assert "cat.pt" in str(error.value)
 
 
 @pytest.mark.parametrize(

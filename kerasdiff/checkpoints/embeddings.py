@@ -1,7 +1,8 @@
 """Learnt tokens in files: the forms in which textual inversions (arXiv 2208.01618) are shared.
 
 diffusers writes `{token: vectors}`, web UIs `{"emb_params": vectors}` with the file's name as the
-token, or, in `.pt` files, a table with a name; for SDXL `{"clip_l": ..., "clip_g": ...}`.
+token, or, in `.pt` files as the original implementation's, a table with a name; for SDXL it is
+`{"clip_l": ..., "clip_g": ...}`.
 """
 
 from dataclasses import dataclass

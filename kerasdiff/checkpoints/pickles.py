@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
-from kerasdiff.checkpoints.unpickler import View, unpickle
+from kerasdiff.checkpoints.unpickler import ParameterDict, View, unpickle
 
 MAX_PICKLE = 10_000_000  # bytes; a checkpoint of SD 1.x needs a third of a million
 
@@ -84,11 +84,8 @@ def _state_dict(path, top):
     for _ in range(2):  # a table may hold itself
         if isinstance(top, dict) and isinstance(top.get("state_dict"), dict):
             top = top["state_dict"]
-    if isinstance(top, dict) and isinstance(top.get("string_to_param"), dict):
-        # a web UI's embedding: one tensor under "*", and its name beside
-        name = top.get("name")  # of anything but text, a hostile file's, no text is made
-        name = name if isinstance(name, str) and name else None
-        top = {name or key: value for key, value in top["string_to_param"].items()}
+    if isinstance(top, dict) and "string_to_param" in top:
+        top = _embedding(path, top)
     if not isinstance(top, dict):
         raise CheckpointError(f"{path}: holds {type(top).__name__}, not a table of tensors")
     for name, value in top.items():
@@ -99,6 +96,21 @@ def _state_dict(path, top):
                 f"{path}: the entry {name!r} is {type(value).__name__}, not a tensor"
             )
     return top
+
+
+def _embedding(path, top):
+    """A textual inversion: one tensor under its placeholder, such as "*", and its name beside.
+
+    Web UIs write it so; the original implementation has a PyTorch module in place of the dict.
+    """
+    found = top["string_to_param"]
+    found = found.parameters if isinstance(found, ParameterDict) else found
+    if not isinstance(found, dict) or len(found) != 1:
+        what = f"{len(found)} tensors" if isinstance(found, dict) else type(found).__name__
+        raise CheckpointError(f"{path}: string_to_param holds {what}, not one tensor")
+    ((token, value),) = found.items()
+    name = top.get("name")  # of anything but text, a hostile file's, no text is made
+    return {name if isinstance(name, str) and name else token: value}
 
 
 def _entry(path, archive, infos, prefix, name, view):

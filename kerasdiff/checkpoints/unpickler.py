@@ -39,6 +39,7 @@ INERT_NAMES = {
     for module in ("builtins", "__builtin__")
     for name in "int float complex bool str bytes list tuple dict set frozenset object".split()
 } | {("collections", "defaultdict"), ("collections", "Counter"), ("_codecs", "encode")}
+PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
 MAX_AXES = 64  # of a tensor, as in NumPy
 
 
@@ -86,6 +87,15 @@ class _Placeholder:
         return self
 
     append = extend = add = __setitem__ = __setstate__ = __call__
+
+
+class ParameterDict(_Placeholder):
+    """PyTorch's module of this name, of which the table of `parameters` is kept, if it has one."""
+
+    parameters = None
+
+    def __setstate__(self, state):
+        self.parameters = state.get("_parameters")
 
 
 class _Tuple(tuple):
@@ -167,7 +177,8 @@ class _Unpickler(pickle._Unpickler):  # the Python one, whose opcodes can be rep
 
     def _placeholder(self, path):
         if path not in self._placeholders:
-            self._placeholders[path] = type(path, (_Placeholder,), {"__slots__": ()})
+            kind = ParameterDict if path == PARAMETER_DICT else _Placeholder
+            self._placeholders[path] = type(path, (kind,), {"__slots__": ()})
         return self._placeholders[path]
 
     def persistent_load(self, pid):
@@ -214,7 +225,7 @@ class _Unpickler(pickle._Unpickler):  # the Python one, whose opcodes can be rep
 
 
 def unpickle(text):
-    """What the bytes of a pickle hold: containers, numbers, text, `View`s and placeholders.
+    """What a pickle holds: containers, numbers, text, and objects of the classes above.
 
     Raises:
         pickle.UnpicklingError: if it would run code or describes no possible tensor.

@@ -60,6 +60,13 @@ def test_objects_of_training_are_left_out(tmp_path):
     assert_same(open_tensors(tmp_path / "a.ckpt"), TENSORS)
 
 
+def test_a_textual_inversion_of_the_original_implementation(tmp_path):
+    rows = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.randn(2, 4))})
+    top = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": rows}
+    torch.save(top, tmp_path / "a.pt")
+    assert_same(open_tensors(tmp_path / "a.pt"), dict(rows))
+
+
 def test_formats_that_are_not_supported_are_named(tmp_path):
     torch.save(TENSORS, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="before 1.6"):
