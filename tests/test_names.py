@@ -175,3 +175,18 @@ def test_a_controlnet_names_the_unet_s_first_half_as_the_unet_does():
     assert shared and all(unet[name] == shape for name, shape in shared.items())
     names = OriginalNames("unet", SD1)
     assert all(names.canonical(names.original(n).original) == {n: "same"} for n in shared)
+
+
+@pytest.mark.parametrize(
+    "family, prefix", [("sd1", "cond_stage_model"), ("sdxl", "conditioner.embedders.0")]
+)
+def test_a_tensor_under_two_names_is_refused(family, prefix):
+    """As early files and later ones call it, both in one file: none of the two is the right one."""
+    config, leaf = TINY[family], "final_layer_norm.weight"
+    shapes = {f"{prefix}.transformer.{inner}{leaf}": (4,) for inner in ("text_model.", "")}
+    names = OriginalNames("text_encoder", config)
+    for order in (shapes, dict(reversed(shapes.items()))):
+        with pytest.raises(CheckpointError, match=f"layout: '{leaf}' is there under two names"):
+            take(shapes_only(order), names)
+    for name in shapes:
+        assert take(shapes_only({name: (4,)}), names)[0].shapes == {leaf: (4,)}

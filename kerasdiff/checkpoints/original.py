@@ -55,11 +55,16 @@ def take(tensors, names):
 
     Returns:
         `Tensors`, and a list of the names that the map does not know.
+
+    Raises:
+        CheckpointError: if a tensor is there under two names, with and without `text_model.`.
     """
     entries, unknown = {}, []
     for full, entry in tensors.entries.items():
         name = full.removeprefix(names.root).removeprefix("text_model.")
         found = {} if is_skipped(full) else names.canonical(name)
+        if twice := found.keys() & entries:
+            raise CheckpointError(f"{tensors.source}: {min(twice)!r} is there under two names")
         entries |= {name: _taken(entry, how) for name, how in found.items()}
         if not found:
             unknown.append(full)
