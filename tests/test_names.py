@@ -1,5 +1,7 @@
 """Names map between the layouts one to one, with shapes, for every published layout."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from layouts import layout
@@ -127,6 +129,48 @@ def test_what_real_files_carry_besides_is_skipped_by_name():
     assert parts["text_encoder"].shapes == canonical_layout("text_encoder", "clip-l")
 
 
+CLIP_L = ("cond_stage_model", "conditioner.embedders.0")
+
+
+@pytest.mark.parametrize("file, prefix", [("sd15", CLIP_L[0]), ("sdxl", CLIP_L[1])])
+@pytest.mark.parametrize(
+    "name", ["text_projection", "text_projection.weight", "transformer.text_projection.weight"]
+)
+def test_the_projection_that_clip_l_s_network_leaves_out_is_skipped(file, prefix, name):
+    config, parts = FILES[file]
+    extra = {f"{prefix}.{name}": (768, 768), f"{prefix}.logit_scale": ()}
+    found, skipped = split(shapes_only(layout(f"ldm_{file}") | extra), config)
+    assert set(skipped) == set(extra)
+    for part, published in parts.items():
+        assert found[part].shapes == canonical_layout(part, published)
+
+
+def test_a_projection_that_the_network_has_is_never_skipped():
+    second = "conditioner.embedders.1.model.text_projection"
+    parts, skipped = split(shapes_only(layout("ldm_sdxl")), SDXL)
+    assert not skipped and parts["text_encoder_2"].shape("text_projection.weight") == (1280, 1280)
+    assert not OriginalNames("text_encoder_2", SDXL).is_unused(second)
+    for name in ("text_projection", f"{CLIP_L[0]}.text_projection"):  # of no encoder of SDXL
+        with pytest.raises(CheckpointError, match=f"no part.*: {name}"):
+            split(shapes_only(layout("ldm_sdxl") | {name: (1280, 1280)}), SDXL)
+    first = replace(SD1.text_encoders[0], projection_dim=768)
+    names = OriginalNames("text_encoder", replace(SD1, text_encoders=(first,)))
+    inner = "transformer.text_projection.weight"
+    tensors = shapes_only({f"{CLIP_L[0]}.{inner}": (768, 768)})
+    assert take(tensors, names)[0].shapes == {"text_projection.weight": (768, 768)}
+
+
+def test_what_dreambooth_s_training_tools_leave_beside_the_weights_is_skipped():
+    extra = {
+        "embedding_manager.string_to_param_dict.*": (1, 768),
+        "embedding_manager.initial_embeddings.*": (1, 768),
+        "embedding_manager.embedder.transformer.text_model.final_layer_norm.bias": (768,),
+    }
+    parts, skipped = split(shapes_only(layout("ldm_sd15") | extra), SD1)
+    assert set(skipped) == set(extra)
+    assert parts["text_encoder"].shapes == canonical_layout("text_encoder", "clip-l")
+
+
 def test_weights_are_never_skipped():
     for name in (n for file in FILES for n in layout(f"ldm_{file}")):
         assert not is_skipped(name)
@@ -137,7 +181,7 @@ def test_weights_are_never_skipped():
     [
         "control_model.input_hint_block.0.weight", "lora_unet_x.alpha", "betas2",
         "model.diffusion_model.input_blocks.99.0.weight", "cond_stage_model.model.visual.proj",
-        "edm_mean", "first_stage_model.encoder.new.weight",
+        "edm_mean", "first_stage_model.encoder.new.weight", "transformer.resblocks.23.ln_1.bias",
     ],
 )  # fmt: skip
 def test_a_tensor_of_no_part_is_named(name):

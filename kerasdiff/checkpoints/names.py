@@ -73,7 +73,7 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 # What real files carry beside the weights of the four parts.
 SKIPPED = re.compile(
     r"model_ema\.|betas$|alphas_cumprod|sqrt_|log_one_minus_alphas_cumprod$|posterior_"
-    r"|lvlb_weights$|logvar$|denoiser\.sigmas$|v_pred$|ztsnr$"
+    r"|lvlb_weights$|logvar$|denoiser\.sigmas$|v_pred$|ztsnr$|embedding_manager\."
     r"|(first_stage_model\.)?(loss|model_ema)\.|.*\bposition_ids$|.*\blogit_scale$"
 )
 
@@ -154,7 +154,7 @@ class OriginalNames:
     def canonical(self, original):
         """The canonical names that an original name holds: dict of name to `how`; may be empty."""
         if self.part.startswith("text") and not self.openclip:
-            return {original: "same"}
+            return {} if self._is_unused_projection(self.root + original) else {original: "same"}
         fused = re.fullmatch(r"(.*)\.attn\.in_proj_(weight|bias)", original)
         if self.openclip and fused:
             layer = _renamed(fused[1], self._back)
@@ -166,16 +166,21 @@ class OriginalNames:
     def is_unused(self, full):
         """Whether files carry a tensor of this name, prefix and all, that the network leaves out.
 
-        OpenCLIP's last blocks and its projection where neither reaches the network, and what
-        `is_skipped` says of any part.
+        OpenCLIP's last blocks and either CLIP's projection where neither reaches the network, and
+        what `is_skipped` says of any part.
         """
-        name = full.removeprefix(self.prefix)
-        layer = re.match(r"transformer\.resblocks\.(\d+)\.", name)
+        layer = re.fullmatch(re.escape(self.prefix) + r"transformer\.resblocks\.(\d+)\..*", full)
         if self.openclip and layer:
             return int(layer[1]) >= self.config.depth
-        if self.openclip and name == "text_projection":
-            return self.config.projection_dim is None
-        return is_skipped(full)
+        return self._is_unused_projection(full) or is_skipped(full)
+
+    def _is_unused_projection(self, full):
+        if not self.part.startswith("text") or self.config.projection_dim is not None:
+            return False
+        if self.openclip:
+            return full == f"{self.prefix}text_projection"
+        outer = re.escape(self.root.removesuffix("transformer."))
+        return re.fullmatch(rf"{outer}(transformer\.)?text_projection(\.weight)?", full) is not None
 
     def _how(self, name):
         if name == "text_projection.weight":

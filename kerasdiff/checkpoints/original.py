@@ -24,20 +24,21 @@ def split(tensors, config, given=()):
     Raises:
         CheckpointError: if a part is missing, or a tensor belongs to none.
     """
-    parts, skipped, unexpected = {}, [], []
+    parts, left = {}, []
     rest = dict(tensors.entries)
-    for part in parts_of(config):
-        names = OriginalNames(part, config)
+    maps = {part: OriginalNames(part, config) for part in parts_of(config)}
+    for part, names in maps.items():
         mine = {name: rest.pop(name) for name in list(rest) if name.startswith(names.root)}
         if not mine and part in given:
             continue
         if not mine:
             raise CheckpointError(f"{tensors.source}: has no {part} (no {names.prefix}*)")
-        parts[part], left = take(tensors.with_entries(mine), names)
-        for name in left:
-            (skipped if names.is_unused(name) else unexpected).append(name)
-    for name in rest:
-        (skipped if is_skipped(name) else unexpected).append(name)
+        parts[part], unknown = take(tensors.with_entries(mine), names)
+        left += unknown
+    left += rest
+    unused = (name for name in left if any(names.is_unused(name) for names in maps.values()))
+    skipped = dict.fromkeys(unused)  # which is searched at once, however many there are
+    unexpected = [name for name in left if name not in skipped]
     if unexpected:
         raise CheckpointError(
             f"{tensors.source}: {len(unexpected)} tensors belong to no part of a "
