@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from training_cases import CONFIG, networks
+from training_cases import CONFIG, networks, write_pictures
 
+from kerasdiff.clip_tokenizer import SimpleTokenizer
 from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
 from kerasdiff.training.data.cached import cache_moments
+from kerasdiff.training.data.captions import Truncating
+from kerasdiff.training.data.lists import Pictures, Several
+from kerasdiff.training.data.pictures import PictureFolder
+from kerasdiff.training.textual_inversion import InversionSource
 
 
 class Source:
@@ -151,6 +156,43 @@ def test_timesteps_are_shifted_towards_noise():
         assert abs((steps < timestep).mean() - share) < 0.01
     with pytest.raises(ValueError, match="`shift` must be positive, not 0"):
         draw(shift=0)
+
+
+def captioned(*captions):
+    return Pictures(np.zeros((len(captions), 16, 16, 3), "uint8"), captions)
+
+
+@pytest.mark.parametrize(
+    "source, named",
+    (
+        (captioned("an oak", "an oak in deep snow"), r"1 of 2 .* 3 tokens \(item 1: 5\)"),
+        (Several(captioned("a"), captioned("an oak in snow")), r"1 of 2 .*\(item 1: 4\)"),
+        (InversionSource(captioned("a"), "oak", ("a photo of an {}",), 1), r"1 of 1 .*: 5\)"),
+    ),
+)
+def test_captions_that_are_too_long_are_known_at_the_start(source, named):
+    tokenizer = SimpleTokenizer(max_length=5)
+    with pytest.raises(ValueError, match=named + r".* `Truncating\(tokenizer\)`"):
+        Batches(source, 1, DiffusionDraw([tokenizer], CONFIG))
+    cut = Batches(source, 1, DiffusionDraw([Truncating(tokenizer)], CONFIG))
+    assert cut[0][0]["tokens"].shape == (1, 5)
+    fits = DiffusionDraw([SimpleTokenizer()], CONFIG)
+    assert Batches(source, 1, fits)[0][0]["tokens"].shape == (1, 77)
+
+
+def test_pictures_of_long_captions_are_named(tmp_path):
+    write_pictures(tmp_path / "pictures")
+    (tmp_path / "pictures/3.txt").write_text("a very long caption")
+    source = PictureFolder(tmp_path / "pictures", 16)
+    with pytest.raises(ValueError, match=r"1 of 6 .* than 3 tokens \(3.png: 4\)"):
+        Batches(source, 2, DiffusionDraw([SimpleTokenizer(max_length=5)], CONFIG))
+
+
+def test_sources_that_tell_no_captions_are_taken():
+    several = Several(Source(), captioned("a"))
+    for source in (Source(), several):
+        batch = Batches(source, 2, DiffusionDraw([SimpleTokenizer()], CONFIG))[0][0]
+        assert batch["tokens"].shape == (2, 77)
 
 
 def test_pictures_of_an_autoencoder_can_be_parts():

@@ -28,6 +28,7 @@ _HOMES = {
     "Batches": "data.batches",
     "AutoencoderDraw": "data.batches",
     "DiffusionDraw": "data.batches",
+    "Truncating": "data.captions",
 }
 __all__ = list(_HOMES)
 

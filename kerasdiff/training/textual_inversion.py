@@ -84,10 +84,17 @@ class InversionSource:
         return len(self.sizes)
 
     def __getitem__(self, i):
+        picture, _ = self.source[i % len(self.source)]
+        return picture, self._caption(i)
+
+    @property
+    def captions(self):
+        """That of each item."""
+        return [self._caption(i) for i in range(len(self))]
+
+    def _caption(self, i):
         round_, place = divmod(i, len(self.source))
-        picture, _ = self.source[place]
-        template = self.templates[(round_ + place) % len(self.templates)]
-        return picture, template.format(self.token)
+        return self.templates[(round_ + place) % len(self.templates)].format(self.token)
 
 
 def rows_of(text_encoder, tokenizer, word, count=1):

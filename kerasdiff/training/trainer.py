@@ -17,7 +17,7 @@ class Trainer(keras.Model):
     Frozen ones may be of any dtype, and int8.
     """
 
-    def compile(self, optimizer="rmsprop", *args, auto_scale_loss=True, **options):
+    def compile(self, optimizer="rmsprop", loss=None, *, auto_scale_loss=True, **options):
         """As Keras' own; the loss is scaled where a network computes in float16.
 
         Keras itself looks at the trainer's dtype alone, which is float32.
@@ -26,7 +26,8 @@ class Trainer(keras.Model):
         narrow = any(layer.compute_dtype == "float16" for layer in self._flatten_layers())
         if auto_scale_loss and narrow and not isinstance(optimizer, scaling):
             optimizer = scaling(optimizer, name="loss_scale")
-        super().compile(optimizer, *args, auto_scale_loss=auto_scale_loss, **options)
+        options |= {"optimizer": optimizer, "loss": loss, "auto_scale_loss": auto_scale_loss}
+        super().compile(**options)
 
     def fit(self, x=None, *args, **options):
         """As Keras' own; `Batches` may be of several sizes."""

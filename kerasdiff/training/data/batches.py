@@ -7,7 +7,9 @@ another machine that takes its own rows of it.
 import keras
 import numpy as np
 
+from kerasdiff.clip_tokenizer import SimpleTokenizer
 from kerasdiff.training.data.buckets import group_batches
+from kerasdiff.training.data.captions import check_captions
 
 
 class Batches(keras.utils.PyDataset):
@@ -21,12 +23,16 @@ class Batches(keras.utils.PyDataset):
         batch_size: pictures a step.
         draw: function of an item, a `numpy.random.Generator` and (row, B) that makes a row of the
             batch, such as `AutoencoderDraw` or `DiffusionDraw`. Pictures come in random order, so
-            that the number of the row may stand for a stratum.
+            that the number of the row may stand for a stratum. Where it has a method `check`, that
+            is called with the source before anything is drawn.
         seed: of the order of pictures and of all that is drawn.
         start: number of the first step, to go on where a run was cut.
         part: (i, n) takes the i-th of n equal parts of each batch's rows: what process i of n
             feeds. The rows are those of the whole batch, noise included.
         **options: of `keras.utils.PyDataset`, such as `workers`.
+
+    Raises:
+        ValueError: if `batch_size` cannot be cut into the parts, or captions do not fit.
     """
 
     def __init__(self, source, batch_size, draw, seed=0, start=0, part=(0, 1), **options):
@@ -36,6 +42,8 @@ class Batches(keras.utils.PyDataset):
                 f"`batch_size` must be a multiple of the number of processes, {part[1]}, "
                 f"not {batch_size}"
             )
+        if hasattr(draw, "check"):
+            draw.check(source)
         size = batch_size // part[1]
         self.rows = slice(part[0] * size, (part[0] + 1) * size)
         self.source, self.batch_size, self.draw = source, batch_size, draw
@@ -133,6 +141,15 @@ class DiffusionDraw:
         self.caption_dropout, self.offset_noise = caption_dropout, offset_noise
         self.stratified, self.moments = stratified, moments
         self.shift, self.pure_noise = shift, pure_noise
+
+    def check(self, source):
+        """Raises ValueError if captions are too long for a tokenizer, where the source tells them.
+
+        100,000 captions take some seconds.
+        """
+        for tokenizer in self.tokenizers:
+            if isinstance(tokenizer, SimpleTokenizer) and hasattr(source, "captions"):
+                check_captions(source, tokenizer)
 
     def __call__(self, item, rng, stratum):
         array, caption = item

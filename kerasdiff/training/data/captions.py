@@ -7,18 +7,20 @@ def check_captions(source, tokenizer):
     """Raises ValueError if captions do not fit, naming some of them and how long they are.
 
     Args:
-        source: with `names` and `captions`, such as `PictureFolder`.
+        source: with `captions`, and `names` if its items have any, such as `PictureFolder`.
         tokenizer: a `SimpleTokenizer`.
     """
     most = tokenizer.max_length - 2  # between start and end
     lengths = [len(tokenizer.encode(caption)) - 2 for caption in source.captions]
     long = [i for i, length in enumerate(lengths) if length > most]
     if long:
-        shown = "; ".join(f"{source.names[i]}: {lengths[i]}" for i in long[:SHOWN])
+        names = getattr(source, "names", [f"item {i}" for i in range(len(lengths))])
+        shown = "; ".join(f"{names[i]}: {lengths[i]}" for i in long[:SHOWN])
         more = f"; and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
         raise ValueError(
             f"{len(long)} of {len(lengths)} captions have more than {most} tokens ({shown}{more}): "
-            "shorten them, or set `data.truncate_captions = true`"
+            "shorten them, or cut them: `data.truncate_captions = true`, in Python "
+            "`Truncating(tokenizer)`"
         )
 
 

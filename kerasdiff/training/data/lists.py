@@ -39,6 +39,11 @@ class Several:
         self.sizes = [size for source in sources for size in source.sizes]
 
     @property
+    def captions(self):
+        """Those of each of them, where all can tell."""
+        return [caption for source in self.sources for caption in source.captions]
+
+    @property
     def skipped(self):
         """What each of them left out."""
         return {name: why for source in self.sources for name, why in source.skipped.items()}
