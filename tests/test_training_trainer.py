@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -12,7 +13,8 @@ from training_cases import CONFIG, autoencoder_batch, diffusion_batch, networks
 
 from kerasdiff.layers import quantize
 from kerasdiff.training.autoencoder import AutoencoderTrainer
-from kerasdiff.training.data.batches import Batches
+from kerasdiff.training.data.batches import Batches, DiffusionDraw
+from kerasdiff.training.data.lists import Pictures
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.textual_inversion import TextualInversionTrainer
 from kerasdiff.training.trainer import Trainer
@@ -230,3 +232,33 @@ def test_an_image_encoder_that_a_trainer_froze_is_said_to_be():
     encoder.trainable = True
     both = len(encoder.moments.trainable_variables) + len(decoder.trainable_variables)
     assert len(AutoencoderTrainer(encoder, decoder).trainable_variables) == both
+
+
+def test_pure_noise_that_would_have_no_weight_is_refused():
+    def trainer(gamma, **changes):
+        config = replace(CONFIG, schedule=replace(CONFIG.schedule, **changes))
+        made = DiffusionTrainer(config, networks()[0], snr_gamma=gamma)
+        made.compile("sgd", run_eagerly=True)
+        return made
+
+    def batches(**options):
+        draw = DiffusionDraw([], CONFIG, **options)
+        return Batches(Pictures(np.zeros((2, 16, 16, 3), "uint8")), 2, draw)
+
+    zero = {"prediction_type": "v_prediction", "zero_terminal_snr": True}
+    half = batches(pure_noise=0.5)
+    with pytest.raises(ValueError, match="`snr_gamma` gives the weight 0 .* `pure_noise` asks for"):
+        trainer(5.0, **zero).fit(half, steps_per_epoch=1, shuffle=False, verbose=0)
+
+    class Taken(Exception):
+        """The first batch was asked for."""
+
+    def begin(*_):
+        raise Taken
+
+    for made, data in (
+        (trainer(5.0), half), (trainer(None, **zero), half), (trainer(5.0, **zero), batches()),
+    ):  # fmt: skip
+        made.train_step = begin
+        with pytest.raises(Taken):
+            made.fit(data, steps_per_epoch=1, shuffle=False, verbose=0)

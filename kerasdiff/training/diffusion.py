@@ -31,7 +31,8 @@ class DiffusionTrainer(Trainer):
         image_encoder: the `ImageEncoder`; None where batches hold no pictures. It is frozen and
             stays so: set its `trainable` before it is trained elsewhere.
         snr_gamma: min-SNR weighting (arXiv 2303.09556, section 3.4; 5 there); None weighs all
-            timesteps alike.
+            timesteps alike. At zero terminal SNR it gives the last timestep the weight 0, so that
+            the rows of `DiffusionDraw(pure_noise=...)` would train nothing.
 
     Raises:
         ValueError: if the network has inputs that this trainer does not make (SDXL's sizes,
@@ -62,6 +63,19 @@ class DiffusionTrainer(Trainer):
         self.scheduler = NoiseScheduler.from_config(config.schedule)
         self.weights_of_timesteps = _snr_weights(config.schedule, self.scheduler, snr_gamma)
         self.built = True
+
+    def fit(self, x=None, *args, **options):
+        """As `Trainer.fit`.
+
+        Raises:
+            ValueError: rows begin in pure noise, to which `snr_gamma` gives no weight.
+        """
+        if getattr(getattr(x, "draw", None), "pure_noise", 0) and not self.weights_of_timesteps[-1]:
+            raise ValueError(
+                "`snr_gamma` gives the weight 0 to the last timestep, which `pure_noise` asks for: "
+                "take one of them without the other"
+            )
+        return super().fit(x, *args, **options)
 
     def call(self, batch, training=None):
         """The weighted squared error of each row, (B,) float32."""

@@ -122,7 +122,8 @@ class DiffusionDraw:
             where little else can be seen; 1 trains all timesteps alike.
         pure_noise: share of rows at the last timestep. Where it is noise alone (zero terminal SNR)
             every picture begins there, and only there the caption alone decides what lies where:
-            at any other timestep much of that can be seen.
+            at any other timestep much of that can be seen. Not together with the trainer's
+            `snr_gamma`, which gives that timestep no weight.
 
     Raises:
         ValueError: if `caption_dropout` or `pure_noise` is no share, or `shift` not positive.
