@@ -1,10 +1,13 @@
 """Every field of a diffusers folder is honoured, refused by name, or listed as without effect."""
 
+import itertools
 import json
+import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from config_changes import CHANGES, SD_CHANGES, XL_CHANGES
+from config_changes import CHANGES, SCHEDULER_CHANGES, SD_CHANGES, XL_CHANGES
 
 from kerasdiff.checkpoints import (
     autoencoder_json,
@@ -13,7 +16,7 @@ from kerasdiff.checkpoints import (
     text_encoder_json,
 )
 from kerasdiff.checkpoints.diffusers_configs import pipeline_config, to_json
-from kerasdiff.checkpoints.tensors import CheckpointError
+from kerasdiff.checkpoints.tensors import CheckpointError, naming
 from kerasdiff.configs import FAMILIES, SD1, SDXL, TINY
 
 ALL = list(FAMILIES.values()) + list(TINY.values())
@@ -197,6 +200,22 @@ def test_numbers_of_the_wrong_type_or_not_finite_are_refused(part, field, value)
 def test_lists_that_do_not_fit_are_refused(field, value):
     with pytest.raises(CheckpointError, match=f"`{field}`"):
         pipeline_config(changed(to_json(TINY["sd1"]), "unet", **{field: value}))
+
+
+NESTED = [[]]
+for _ in range(sys.getrecursionlimit()):
+    NESTED = [NESTED]
+VALUES = [None, True, -1, 2.5, 1e400, "x", [], {}, [[]], [{}], ["diffusers", []], NESTED]
+
+
+@pytest.mark.parametrize("family, part", [(c.family, p) for c in TINY.values() for p in to_json(c)])
+def test_a_value_of_any_kind_gives_a_config_or_one_kind_of_error(family, part):
+    parts = to_json(TINY[family])
+    changes = CHANGES | (XL_CHANGES if family == "sdxl" else SD_CHANGES)
+    fields = [None, "pad_token", *parts[part], *changes.get(part, SCHEDULER_CHANGES)]
+    for field, value in itertools.product(fields, VALUES):
+        with suppress(CheckpointError), naming("folder"):
+            pipeline_config(parts | {part: parts[part] | {field: value} if field else value})
 
 
 @pytest.mark.parametrize("part", ["model_index", "unet", "vae", "text_encoder", "scheduler"])

@@ -1,6 +1,7 @@
 """Files are known by what they hold; what they are instead is said; shards stay in their folder."""
 
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -87,6 +88,23 @@ def test_shards_are_seen_as_one(sharded):
 def test_a_shard_outside_the_folder_is_refused(sharded, shard):
     with pytest.raises(CheckpointError, match="not a file name in its folder"):
         open_tensors(sharded({"a": shard}))
+
+
+@pytest.mark.parametrize("shard", ["m.safetensors.index.json", "x.index.fp16.json"])
+def test_a_shard_that_is_an_index_is_refused(sharded, shard):
+    index = sharded({"a": shard})
+    (index.parent / shard).write_text(index.read_text())
+    with pytest.raises(CheckpointError, match=f"the shard '{shard}' is an index itself"):
+        open_tensors(index)
+
+
+def test_a_shard_nested_to_any_depth_is_refused(sharded):
+    index = sharded({})
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 100, limit):
+        index.write_text(f'{{"weight_map": {{"a": {"[" * depth}{"]" * depth}}}}}')
+        with pytest.raises(CheckpointError, match="m.safetensors.index.json"):
+            open_tensors(index)
 
 
 def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):

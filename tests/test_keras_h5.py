@@ -9,6 +9,7 @@ import re
 import h5py
 import numpy as np
 import pytest
+from keras_h5_cases import write_h5
 from layouts import layout, layout_json
 
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
@@ -25,25 +26,6 @@ MODELS = {
     "diffusion_model": ("diffusion_model", SD1, "sd15.unet"),
     "diffusion_model_v2": ("diffusion_model", SD2_BASE, "sd21.unet"),
 }
-
-
-def write_h5(path, layers, top="", cut=None):
-    """A file as Keras 2 writes it; each weight is filled with its number, and takes no room."""
-    numbers = {}
-    with h5py.File(path, "w") as file:
-        group = file.create_group(top) if top else file
-        group.attrs["layer_names"] = [b"input_1", *(layer.encode() for layer, _ in layers)]
-        group.create_group("input_1").attrs["weight_names"] = np.array([], "S1")
-        for layer, weights in layers:
-            inner = group.create_group(layer)
-            names = [name.encode() for name, _ in weights]
-            for i in range(0, len(names), cut or len(names)):
-                suffix = str(i // cut) if cut else ""
-                inner.attrs[f"weight_names{suffix}"] = names[i : i + (cut or len(names))]
-            for name, shape in weights:
-                numbers[name] = len(numbers) + 1
-                inner.create_dataset(name, shape, np.float16, fillvalue=numbers[name])
-    return numbers
 
 
 def number(name):
@@ -271,26 +253,3 @@ def test_what_is_no_such_file_is_named(tmp_path):
         read_keras_h5(path, "decoder", SD1)
     with pytest.raises(ValueError, match="`model` must be one of .*, not '"):
         read_keras_h5(path, "unet", SD1)
-
-
-@pytest.mark.parametrize("kind", ["soft", "external", "storage", "virtual"])
-def test_links_and_data_outside_the_file_are_refused(tmp_path, kind):
-    path = tmp_path / "x.h5"
-    write_h5(path, layout_json("keras_cv_h5")["decoder"])
-    (tmp_path / "secret").write_bytes(bytes(64))
-    name = "padded_conv2d/padded_conv2d/conv2d/bias:0"
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        if kind == "soft":
-            file[name] = h5py.SoftLink("/padded_conv2d_1")
-        elif kind == "external":
-            file[name] = h5py.ExternalLink("other.h5", "/x")
-        elif kind == "storage":
-            where = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
-            file.create_dataset(name, (4,), np.float16, external=where)
-        else:
-            virtual = h5py.VirtualLayout((4,), np.float16)
-            virtual[:] = h5py.VirtualSource("other.h5", "x", (4,))
-            file.create_virtual_dataset(name, virtual)
-    with pytest.raises(CheckpointError, match="link to elsewhere|in another file"):
-        read_keras_h5(path, "decoder", SD1)

@@ -201,7 +201,7 @@ def check_parts(config):
 
 def _part(parts, name):
     if not isinstance(parts.get(name), dict):
-        raise CheckpointError(f"the config of {name} is missing")
+        raise CheckpointError(f"the config of {name} is missing, or no table")
     return parts[name]
 
 
@@ -218,8 +218,8 @@ def _text_encoders(pipeline, parts):
     configs = []
     for suffix in ("", "_2")[: 2 if pipeline in SDXL else 1]:
         name = f"text_encoder{suffix}"
-        tokenizer = parts.get(f"tokenizer{suffix}") or {}
-        pad = tokenizer.get("pad_token")
+        tokenizer = f"tokenizer{suffix}"
+        pad = _part(parts, tokenizer).get("pad_token") if parts.get(tokenizer) else None
         pad = pad.get("content") if isinstance(pad, dict) else pad
         configs.append(text_encoder_config(
             _part(parts, name),

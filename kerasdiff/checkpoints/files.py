@@ -15,6 +15,7 @@ __all__ = [
     "CheckpointError", "Tensors", "open_tensors", "read_json", "whole_folder", "write_safetensors",
 ]  # fmt: skip
 
+INDEX = re.compile(r"\.index(\.\w+)?\.json$")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 MAX_JSON = 100_000_000
 
@@ -34,7 +35,7 @@ def open_tensors(path):
     """
     path = Path(path).absolute()  # weights are read later, perhaps from another current folder
     head = _head(path)
-    if re.search(r"\.index(\.\w+)?\.json$", path.name):
+    if INDEX.search(path.name):
         return _open_shards(path)
     if head.startswith(b"PK\3\4"):
         return read_pickle(path)
@@ -130,7 +131,10 @@ def _open_shards(path):
         raise CheckpointError(f"{path}: has no weight_map")
     for shard in weight_map.values():
         if not isinstance(shard, str) or shard in ("", ".", "..") or set(shard) & set("/\\:\0"):
-            raise CheckpointError(f"{path}: the shard {shard!r} is not a file name in its folder")
+            what = shard if isinstance(shard, str) else type(shard).__name__
+            raise CheckpointError(f"{path}: the shard {what!r} is not a file name in its folder")
+        if INDEX.search(shard):  # it could name this one
+            raise CheckpointError(f"{path}: the shard {shard!r} is an index itself")
     shards = {name: open_tensors(path.parent / name) for name in sorted(set(weight_map.values()))}
     entries = {}
     for shard, tensors in shards.items():

@@ -94,7 +94,7 @@ def read_keras_h5(path, model, config):
         layers = list(_layers(path, file))
     except CheckpointError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # hostile bytes can make h5py raise anything
         raise CheckpointError(f"{path}: damaged, or not weights of Keras 2: {error}") from error
     if len(layers) != len(order):
         raise CheckpointError(
@@ -126,6 +126,8 @@ def _layers(path, file):
         for dataset in weights:
             if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
                 raise CheckpointError(f"{path}: {layer!r} keeps its weights in another file")
+            if dataset.shape is None or dataset.dtype.kind not in "fiu":
+                raise CheckpointError(f"{path}: {layer!r} has weights that are no numbers")
         if weights:
             yield layer, weights
 

@@ -129,7 +129,7 @@ def schedule_config(json):
         CheckpointError: naming the class or the field that cannot be honoured.
     """
     kind = json.get("_class_name") if isinstance(json, dict) else None
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise CheckpointError(
             f"`_class_name` of scheduler must be one of {', '.join(CLASSES)}, not {kind!r:.80}"
         )

@@ -29,6 +29,8 @@ def naming(source):
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    except RecursionError as error:  # what could be parsed, but is too deep to be shown
+        raise CheckpointError(f"{source}: a value of its config is nested too deeply") from error
 
 
 @dataclass(frozen=True)
