@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from checkpoint_cases import TINY, assert_parts, parts_of
+from tokenizer_cases import END, fast, small
 
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError, open_tensors, write_safetensors
@@ -76,6 +77,68 @@ def test_clip_s_vocabulary_is_not_taken_for_another(tmp_path):
     with pytest.raises(CheckpointError, match=f"{tmp_path / 'one.safetensors'}: {fault}"):
         convert(tmp_path / "sd1", tmp_path / "one.safetensors")
     assert not (tmp_path / "one.safetensors").exists()
+
+
+FORMS = {
+    "fast": {"tokenizer": fast()},
+    "older": {
+        "special_tokens_map": {"pad_token": {"content": "!", "normalized": True}},
+        "added_tokens": {"cat": 9},
+        "tokenizer_config": {"model_max_length": 50, "additional_special_tokens": ["cat"]},
+    },
+    "newer": {"tokenizer_config": {"added_tokens_decoder": {
+        "8": {"content": END}, "9": {"content": "A Cat", "normalized": True}}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tokenizers_of_every_form_are_written_as_they_are_read(single, tmp_path, form):
+    convert(single("sdxl"), tmp_path / "source")
+    shutil.rmtree(tmp_path / "source" / "tokenizer_2")
+    wanted = small(tmp_path / "source" / "tokenizer_2", **FORMS[form])
+    (wanted / "notes.txt").write_text("not of a tokenizer")
+    convert(tmp_path / "source", tmp_path / "new")
+    written = tmp_path / "new" / "tokenizer_2"
+    assert read_folder(written) == read_folder(wanted)
+    assert {path.name for path in written.iterdir()} == {
+        "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("link", ("of secrets", "of a tokenizer beside secrets", "of each file"))
+def test_what_a_tokenizer_links_to_is_not_copied(single, tmp_path, link):
+    convert(single(), tmp_path / "source")
+    folder, private = tmp_path / "source" / "tokenizer", tmp_path / "private"
+    if link == "of secrets":
+        shutil.rmtree(folder)
+        private.mkdir()
+    else:
+        folder.rename(private)
+    (private / "id_rsa").write_text("a secret")
+    if link == "of each file":  # as in the folders of Hugging Face's cache
+        folder.mkdir()
+        for path in private.iterdir():
+            (folder / path.name).symlink_to(path)
+    else:
+        folder.symlink_to(private, target_is_directory=True)
+    if link == "of secrets":
+        with pytest.raises(CheckpointError, match="tokenizer/vocab.json: no such file"):
+            convert(tmp_path / "source", tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    else:
+        convert(tmp_path / "source", tmp_path / "new")
+        assert read_folder(tmp_path / "new" / "tokenizer") == read_folder(private)
+        assert not [*(tmp_path / "new").rglob("id_rsa")]
+
+
+def test_a_broken_tokenizer_is_refused_before_anything_is_written(single, tmp_path, monkeypatch):
+    convert(single(), tmp_path / "source")
+    (tmp_path / "source" / "tokenizer" / "merges.txt").write_text("merges")
+    monkeypatch.setattr("kerasdiff.checkpoints.save.whole_folder", None)
+    with pytest.raises(CheckpointError, match="merges.txt: a merge must be two symbols"):
+        convert(tmp_path / "source", tmp_path / "new")
+    with pytest.raises(CheckpointError, match="merges.txt: a merge must be two symbols"):
+        open_models(tmp_path / "source").make("tokenizer")
 
 
 def test_how_to_call_a_model_is_no_part_of_its_folder(tmp_path):

@@ -6,12 +6,15 @@ import shutil
 import ml_dtypes
 import numpy as np
 import pytest
+from tokenizer_cases import END, small
 from torch_zip import write_state_dict
 
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError, write_safetensors
+from kerasdiff.checkpoints.folders import TOKENIZERS
 from kerasdiff.checkpoints.save import save_folder
 from kerasdiff.configs import TINY
+from kerasdiff.tokenizer_files import read_folder
 
 
 def few(*names):
@@ -27,21 +30,31 @@ PARTS = {
 }
 
 
+def words(tmp_path, family):
+    """The family's tokenizers, of a few words."""
+    (tmp_path / "words").mkdir(exist_ok=True)
+    return {
+        name: small(
+            tmp_path / "words" / f"{family}-{name}",
+            added_tokens={"cat": 9},
+            special_tokens_map={"pad_token": END if encoder.pad_token_id else "!"},
+        )
+        for name, encoder in zip(TOKENIZERS, TINY[family].text_encoders, strict=False)
+    }
+
+
 @pytest.fixture
 def tokenizer(tmp_path):
-    folder = tmp_path / "words"
-    folder.mkdir()
-    (folder / "merges.txt").write_text("merges")
-    return folder
+    return words(tmp_path, "sd1")["tokenizer"]
 
 
 @pytest.fixture
-def saved(tmp_path, tokenizer):
+def saved(tmp_path):
     """A function that saves a folder of a family and gives its path."""
 
     def save(family="sd1", dtype=None):
         path = tmp_path / family
-        folders = {"tokenizer": tokenizer, "tokenizer_2": tokenizer}
+        folders = words(tmp_path, family)
         save_folder(path, TINY[family], PARTS, dtype, folders)
         return path
 
@@ -55,13 +68,15 @@ def assert_equal(tensors, arrays):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd1-inpaint", "sd2-base", "sd2", "sdxl"])
-def test_a_saved_folder_opens_as_what_it_was(saved, family):
+def test_a_saved_folder_opens_as_what_it_was(saved, tmp_path, family):
     checkpoint = open_checkpoint(saved(family))
     assert checkpoint.config == TINY[family]
     for part, tensors in checkpoint.parts.items():
         assert_equal(tensors, PARTS[part])
     assert ("text_encoder_2" in checkpoint.parts) == (family == "sdxl")
-    assert (checkpoint.tokenizer_folders["tokenizer"] / "merges.txt").read_text() == "merges"
+    wanted = {name: read_folder(path) for name, path in words(tmp_path, family).items()}
+    found = {name: read_folder(path) for name, path in checkpoint.tokenizer_folders.items()}
+    assert found == wanted
     assert checkpoint.skipped == ()
 
 

@@ -173,6 +173,14 @@ def test_long_captions_are_an_error_before_the_first_step(tmp_path):
     assert run.prepare(settings(tmp_path, data__truncate_captions=True))
 
 
+def test_a_broken_tokenizer_is_an_error_though_an_autoencoder_needs_none(tmp_path):
+    given = settings(tmp_path, kind="autoencoder", train=["vae"])
+    assert run.prepare(given)
+    (tmp_path / "model" / "tokenizer" / "merges.txt").write_text("merges")
+    with pytest.raises(ValueError, match="merges.txt: a merge must be two symbols"):
+        run.prepare(given)
+
+
 def test_what_can_be_known_is_an_error_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="'lora' is in no name"):
         run.prepare(settings(tmp_path, train=["unet", "lora"]))

@@ -9,9 +9,7 @@ from kerasdiff.backend import hand_over
 from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.load import check_fit, state
 from kerasdiff.checkpoints.streaming import StreamedDiffusionModel
-from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.checkpoints.tokenizers import clip_tokenizer
-from kerasdiff.clip_tokenizer import SimpleTokenizer
+from kerasdiff.checkpoints.tokenizers import clip_tokenizer, read_tokenizer
 from kerasdiff.configs import StableDiffusionConfig
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
@@ -144,15 +142,8 @@ class Models:
         return copy
 
     def _tokenizer(self, name):
-        folder = self.checkpoint and self.checkpoint.tokenizer_folders.get(name)
         encoder = self.config.text_encoders[1 if name.endswith("_2") else 0]
-        if folder:
-            tokenizer = SimpleTokenizer.from_folder(folder)
-            if tokenizer.max_length > encoder.max_length:
-                raise CheckpointError(
-                    f"{folder}: `model_max_length` is {tokenizer.max_length}, and the text encoder "
-                    f"has {encoder.max_length} positions"
-                )
-            return tokenizer
-        source = self.checkpoint.path if self.checkpoint else self.config.family
-        return clip_tokenizer(encoder, source, name)
+        if self.checkpoint is None:
+            return clip_tokenizer(encoder, self.config.family, name)
+        folders = self.checkpoint.tokenizer_folders
+        return read_tokenizer(self.checkpoint.path, name, encoder, folders)

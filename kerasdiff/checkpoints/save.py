@@ -4,7 +4,6 @@ Tensors pass through one at a time, so that a conversion needs the memory of the
 """
 
 import json
-import shutil
 from pathlib import Path
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
@@ -17,7 +16,7 @@ from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
-from kerasdiff.checkpoints.tokenizers import clip_tokenizer
+from kerasdiff.checkpoints.tokenizers import clip_tokenizer, read_tokenizers
 
 # diffusers will not open an inpainting folder that does not say whose layout it has
 LAYOUT = {"_diffusers_version": "0.42.1"}
@@ -96,11 +95,17 @@ def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
     Args:
         path: the folder; made, or filled if it exists and is empty.
         config, parts, dtype: as for `save_file`.
-        tokenizer_folders: dict of "tokenizer" and "tokenizer_2" to folders that are copied; where
-            one is not given, CLIP's own vocabulary is written, if it is the text encoder's.
+        tokenizer_folders: dict of "tokenizer" and "tokenizer_2" to folders of tokenizers, which
+            are read and written anew; where one is not given, CLIP's own vocabulary is written, if
+            it is the text encoder's.
+
+    Raises:
+        CheckpointError: before anything is written, if a tokenizer cannot be read or is missing.
     """
+    # No copies: a stranger's folder may be a link to any other.
+    tokenizers = read_tokenizers(path, config, tokenizer_folders or {})
     with whole_folder(path) as beside:
-        _fill(beside, config, parts, dtype, tokenizer_folders or {})
+        _fill(beside, config, parts, dtype, tokenizers)
 
 
 def save_autoencoder(path, config, parts, dtype=None):
@@ -116,18 +121,15 @@ def save_autoencoder(path, config, parts, dtype=None):
         write_safetensors(beside / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
 
 
-def _fill(folder, config, parts, dtype, tokenizer_folders):
+def _fill(folder, config, parts, dtype, tokenizers):
     jsons = to_json(config)
     _write_json(folder / "model_index.json", jsons["model_index"] | LAYOUT)
     for part, name in CONFIGS.items():
         if part in jsons:
             (folder / part).mkdir()
             _write_json(folder / part / name, jsons[part])
-    for name, encoder in zip(TOKENIZERS, config.text_encoders, strict=False):
-        if name in tokenizer_folders:
-            shutil.copytree(tokenizer_folders[name], folder / name)
-        else:
-            clip_tokenizer(encoder, folder, name).save(folder / name)
+    for name, tokenizer in tokenizers.items():
+        tokenizer.save(folder / name)
     for part in parts_of(config):
         text = part.startswith("text")
         name = "model" if text else "diffusion_pytorch_model"

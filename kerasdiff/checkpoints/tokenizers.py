@@ -1,7 +1,40 @@
-"""CLIP's own tokenizer, for checkpoints that bring none."""
+"""The tokenizers of a checkpoint: its folders', or CLIP's own where it brings none."""
 
+from kerasdiff.checkpoints.folders import TOKENIZERS
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.clip_tokenizer import SimpleTokenizer
+
+
+def read_tokenizers(source, config, folders):
+    """Dict of "tokenizer" and, for SDXL, "tokenizer_2" to `SimpleTokenizer`s.
+
+    Args:
+        source: for errors, the checkpoint.
+        config: its `StableDiffusionConfig`.
+        folders: its `tokenizer_folders`.
+
+    Raises:
+        CheckpointError: a folder is no tokenizer's, or is for longer texts than its encoder; or it
+            is missing and CLIP's own does not fit.
+    """
+    encoders = zip(TOKENIZERS, config.text_encoders, strict=False)
+    return {name: read_tokenizer(source, name, encoder, folders) for name, encoder in encoders}
+
+
+def read_tokenizer(source, name, encoder, folders):
+    """One of `read_tokenizers`, for a text encoder of a `TextEncoderConfig`."""
+    if name not in folders:
+        return clip_tokenizer(encoder, source, name)
+    try:
+        tokenizer = SimpleTokenizer.from_folder(folders[name])
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if tokenizer.max_length > encoder.max_length:
+        raise CheckpointError(
+            f"{folders[name]}: `model_max_length` is {tokenizer.max_length}, and the text encoder "
+            f"has {encoder.max_length} positions"
+        )
+    return tokenizer
 
 
 def clip_tokenizer(encoder, source, name):

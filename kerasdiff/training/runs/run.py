@@ -10,6 +10,7 @@ import keras
 from kerasdiff.backend import compiles_training, keep_freed_memory, prepare_compiler
 from kerasdiff.checkpoints.models import Models
 from kerasdiff.checkpoints.save import check_vocabularies
+from kerasdiff.checkpoints.tokenizers import read_tokenizers
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
 from kerasdiff.training.callbacks import Log, Progress, SampleGrid
@@ -83,6 +84,8 @@ def prepare(settings):
     checkpoint, data = open_model(settings), settings.data
     if settings.output.endswith(".safetensors"):
         check_vocabularies(settings.output, checkpoint.config)
+    else:
+        read_tokenizers(settings.output, checkpoint.config, checkpoint.tokenizer_folders)
     buckets = None
     if data.buckets:
         buckets = make_buckets(data.size**2, data.bucket_multiple, data.max_ratio)
