@@ -40,6 +40,9 @@ def test_a_target_that_cannot_be_is_named(single, tmp_path):
         assert not (tmp_path / name).exists()
     with pytest.raises(CheckpointError, match="cannot be written"):
         convert(single(), tmp_path / "missing" / "model.safetensors")
+    (tmp_path / "x.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match="x.safetensors: is a folder, which a file cannot re"):
+        convert(single(), tmp_path / "x.safetensors")
 
 
 def test_a_folder_s_name_may_have_dots(single, tmp_path):

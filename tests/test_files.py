@@ -1,8 +1,10 @@
 """Files are known by what they hold; what they are instead is said; shards stay in their folder."""
 
 import json
+import os
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from kerasdiff.checkpoints.files import (
     CheckpointError,
     open_tensors,
     read_json,
+    whole_folder,
     write_safetensors,
 )
 
@@ -114,3 +117,61 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(sharded):
         open_tensors(sharded({"a": "m-9.safetensors"}))
     with pytest.raises(CheckpointError, match="has no weight_map"):
         open_tensors(sharded({}))
+
+
+# Folders that appear whole
+
+
+def fill(path):
+    with whole_folder(path) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text("text")
+
+
+def test_a_folder_appears_where_a_link_leads(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for target in ("empty", "missing"):
+        link = tmp_path / f"to {target}"
+        link.symlink_to(tmp_path / target, target_is_directory=True)
+        fill(link)
+        assert link.is_symlink() and (tmp_path / target / "inner" / "file").read_text() == "text"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "empty", "missing", "to empty", "to missing",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", (".", "../here", "link"))
+def test_the_current_folder_is_refused_before_anything_is_made(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "here")
+    path = tmp_path / "link" if name == "link" else name
+    with pytest.raises(CheckpointError) as error:
+        with whole_folder(path):
+            pytest.fail("too late")
+    assert str(error.value) == (
+        f"{path}: is the current folder, which cannot be replaced: name a new folder inside it"
+    )
+    fill("inside")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["inside"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "volume", target_is_directory=True)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "volume")
+    for path in (tmp_path / "volume", tmp_path / "link"):
+        with pytest.raises(CheckpointError, match=f"{path}: is a mount point.*a new folder inside"):
+            with whole_folder(path):
+                pytest.fail("too late")
+    fill(tmp_path / "volume" / "inside")
+
+
+@pytest.mark.parametrize("name", ("a file", "a link to a file", "a full folder"))
+def test_what_is_there_is_not_replaced(tmp_path, name):
+    fill(tmp_path / "a full folder")
+    (tmp_path / "a file").write_text("text")
+    (tmp_path / "a link to a file").symlink_to(tmp_path / "a file")
+    with pytest.raises(CheckpointError, match=f"{name}: exists and is not an empty folder"):
+        with whole_folder(tmp_path / name):
+            pytest.fail("too late")

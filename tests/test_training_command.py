@@ -121,6 +121,11 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, eager, monkeypatch):
         ({"data__size": 17}, "`data.size` must be a multiple of 2 for .*model, not 17"),
         ({"output": "pictures"}, "`output`: .*pictures exists already"),
         ({"output": "file/result"}, "`output`: .*file cannot be written to"),
+        ({"output": "mounted"}, "`output`: mounted: is a mount point, .* a new folder inside it"),
+        (
+            {"output": "folder.safetensors"},
+            "folder.safetensors: is a folder, which a file cannot replace",
+        ),
         ({"output": "result.ckpt"}, "result.ckpt: .ckpt files are not written"),
         (
             {"model": "demo", "output": "a.safetensors"},
@@ -139,8 +144,10 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, eager, monkeypatch):
 )
 def test_what_is_not_there_or_in_the_way_is_named(tmp_path, changes, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "mounted", "folder.safetensors"):
+        (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "mounted")
     given = settings(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         run.prepare(given)

@@ -1,6 +1,7 @@
 """Opening a file of tensors by what it holds, not by what it is called; writing whole folders."""
 
 import json
+import os
 import re
 import shutil
 from contextlib import contextmanager
@@ -67,18 +68,16 @@ def whole_folder(path):
     Gives the folder to fill, which lies beside it.
 
     Raises:
-        CheckpointError: `path` is a file or holds something, or cannot be written to.
+        CheckpointError: at once if `check_replaceable` does; or `path` cannot be written to.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CheckpointError(f"{path}: exists and is not an empty folder")
-    growing = beside(path)
+    place = check_replaceable(path)
+    growing = beside(place)
     try:
         growing.mkdir(parents=True)
         yield growing
-        if path.exists():
-            path.rmdir()
-        growing.rename(path)
+        if place.exists():
+            place.rmdir()
+        growing.rename(place)
     except (OSError, CheckpointError) as error:
         text = str(error)
         if isinstance(error, OSError):
@@ -87,6 +86,25 @@ def whole_folder(path):
         raise CheckpointError(text.replace(str(growing), str(path))) from error
     finally:
         shutil.rmtree(growing, ignore_errors=True)
+
+
+def check_replaceable(path):
+    """The real path, through links, of a folder that is not there yet or empty.
+
+    Raises:
+        CheckpointError: it is a file or holds something, or is an empty folder that must stay.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise CheckpointError(f"{path}: exists and is not an empty folder")
+    for found, what in (
+        (os.path.ismount(place), "a mount point"), (place == Path.cwd(), "the current folder"),
+    ):  # fmt: skip
+        if found:
+            raise CheckpointError(
+                f"{path}: is {what}, which cannot be replaced: name a new folder inside it"
+            )
+    return place
 
 
 def _head(path):

@@ -47,7 +47,9 @@ def convert(source, target, dtype=None, **options):
 
 
 def check_suffix(target):
-    """Refuses a path that is named like a file of another kind than `.safetensors`."""
+    """Refuses a path that is named like a file of another kind than `.safetensors`, or mistaken."""
+    if target.suffix == ".safetensors" and target.is_dir():
+        raise CheckpointError(f"{target}: is a folder, which a file cannot replace")
     # a folder's name may end in a version, such as model-1.5-fp16
     if target.suffix != ".safetensors" and target.suffix[1:2].isalpha() and not target.is_dir():
         raise CheckpointError(

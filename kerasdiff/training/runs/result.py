@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kerasdiff.checkpoints.files import check_replaceable
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.names import PART_OF, parts_of
 from kerasdiff.checkpoints.save import check_suffix, save_autoencoder, save_file, save_folder
-from kerasdiff.checkpoints.tensors import Tensors
+from kerasdiff.checkpoints.tensors import Tensors, naming
 from kerasdiff.training.autoencoder import to_floats
 from kerasdiff.training.averages import averaged
 from kerasdiff.training.data.cached import latent_deviation
@@ -24,7 +25,9 @@ def check_output(output):
     check_suffix(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"`output`: {output} exists already")
-    parent = next(each for each in output.absolute().parents if each.exists())
+    with naming("`output`"):
+        place = check_replaceable(output)
+    parent = next(each for each in place.parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"`output`: {parent} cannot be written to")
 
