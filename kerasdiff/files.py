@@ -36,6 +36,12 @@ def beside(path):
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
 
 
+def sync(path):
+    """Has the system put a file on the disk: after a crash a renamed one might be empty."""
+    with path.open("r+b") as file:  # Windows does so for a file that can be written alone
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def whole_file(path):
     """A binary file that takes its name when it is complete and on the disk.

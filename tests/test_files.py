@@ -128,6 +128,27 @@ def fill(path):
         (folder / "inner" / "file").write_text("text")
 
 
+def test_a_folder_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    seen = set()
+    monkeypatch.setattr(os, "fsync", lambda number: seen.add(os.fstat(number).st_ino))
+    with whole_folder(tmp_path / "new") as folder:
+        (folder / "inner").mkdir()
+        for name in ("a", "inner/b", "inner/empty"):
+            (folder / name).write_text(name[:7])
+    files = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+    assert seen == {path.stat().st_ino for path in files} and len(seen) == 3
+
+
+def test_a_disk_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/new.*cannot be written: Input/output"):
+        fill(tmp_path / "new")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_folder_appears_where_a_link_leads(tmp_path):
     (tmp_path / "empty").mkdir()
     for target in ("empty", "missing"):

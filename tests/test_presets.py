@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,28 @@ def test_a_download_lands_in_the_cache_once(preset, server, tmp_path):
     assert [each for each in path.parent.iterdir() if each.suffix != ".lock"] == [path]
     assert download(preset("/good")) == path
     assert server.seen == [("/good", None)]
+
+
+def test_a_download_is_on_the_disk_before_it_takes_its_name(preset, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append(os.fstat(number)))
+    path = download(preset("/good"))
+    assert [(status.st_ino, status.st_size) for status in seen] == [(path.stat().st_ino, len(BODY))]
+
+
+@pytest.mark.parametrize("body", (b"", BODY[:-1], BODY + b"x"))
+def test_a_file_of_another_size_is_not_taken_for_a_preset_s(preset, server, tmp_path, body):
+    path = tmp_path / "home" / "p.bin"
+    path.parent.mkdir()
+    path.write_bytes(body)
+    with pytest.raises(DownloadError) as error:
+        download(preset("/good"))
+    assert str(error.value) == (
+        f"{path} has {len(body)} bytes, not the {len(BODY)} of the preset 'p': "
+        "remove it to have it downloaded, or give its path in place of the preset's name"
+    )
+    assert path.read_bytes() == body and server.seen == []
+    assert download(preset("/good", size=None)) == path  # of a size that nobody knows
 
 
 def test_two_at_once_download_once(preset, server, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from kerasdiff.checkpoints.pickles import read_pickle
 from kerasdiff.checkpoints.safetensor_files import read_safetensors, write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
-from kerasdiff.files import beside
+from kerasdiff.files import beside, sync
 
 __all__ = [
     "CheckpointError", "Tensors", "open_tensors", "read_json", "whole_folder", "write_safetensors",
@@ -63,7 +63,7 @@ def read_json(path):
 
 @contextmanager
 def whole_folder(path):
-    """A folder that appears at `path` complete, or, after any error, not at all.
+    """A folder that appears at `path` complete and on the disk, or, after any error, not at all.
 
     Gives the folder to fill, which lies beside it.
 
@@ -75,6 +75,9 @@ def whole_folder(path):
     try:
         growing.mkdir(parents=True)
         yield growing
+        for file in growing.rglob("*"):
+            if file.is_file():
+                sync(file)
         if place.exists():
             place.rmdir()
         growing.rename(place)

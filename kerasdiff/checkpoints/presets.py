@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kerasdiff import progress
 from kerasdiff.checkpoints.tensors import CheckpointError
-from kerasdiff.files import alone, cache_folder
+from kerasdiff.files import alone, cache_folder, sync
 
 BLOCK = 1 << 20
 
@@ -118,16 +118,17 @@ def download(preset):
     """The path of the preset's file in the cache folder, downloaded unless it is there.
 
     Raises:
-        DownloadError: if no address gives the file, whole and unchanged.
+        DownloadError: if no address gives the file, whole and unchanged, or one of another size is
+            there.
     """
     path = cache_folder() / preset.file
-    if path.exists():
+    if _is_there(path, preset):
         return path
     failures = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path):
-            if path.exists() or _fetch_from_any(preset, path, failures):
+            if _is_there(path, preset) or _fetch_from_any(preset, path, failures):
                 return path
     except OSError as error:
         failures.append(f"  {error}")
@@ -139,6 +140,19 @@ def download(preset):
     )
 
 
+def _is_there(path, preset):
+    """Whether the file is in the cache folder, where anybody may put it."""
+    if not path.exists():
+        return False
+    size = path.stat().st_size
+    if preset.size not in (None, size):
+        raise DownloadError(
+            f"{path} has {size} bytes, not the {preset.size} of the preset {preset.name!r}: remove "
+            "it to have it downloaded, or give its path in place of the preset's name"
+        )
+    return True
+
+
 def _fetch_from_any(preset, path, failures):
     """Whether one of the addresses gave the file; adds to `failures` why others did not."""
     part = path.with_name(path.name + ".part")
@@ -146,6 +160,7 @@ def _fetch_from_any(preset, path, failures):
         try:
             _fetch(url, part, preset)
             _verify(part, preset)
+            sync(part)
         # URLError and time-outs are OSError; a cut connection is an HTTPException
         except (OSError, http.client.HTTPException, DownloadError) as error:
             failures.append(f"  {url}: {error or type(error).__name__}")
