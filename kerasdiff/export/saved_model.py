@@ -15,7 +15,6 @@ from kerasdiff import conditioning, sampling, start
 from kerasdiff.backend import Program
 from kerasdiff.conditioning import Conditioning
 from kerasdiff.export.noise import FEWEST, draws
-from kerasdiff.export.tables import place
 from kerasdiff.image_encoder import sample_moments
 from kerasdiff.samplers import COLUMNS, Table
 
@@ -127,7 +126,7 @@ class Sampler(tf.Module):
 
     def table(self, steps, taken, guidance_scale):
         """The `Table` of the last `taken` of `steps` steps; `rows` has more rows than count."""
-        tables, at = self.tables, place(steps, taken)
+        tables, at = self.tables, self.tables.place(steps, taken)
         head = tf.gather(tables.heads, at)  # (W, columns)
         most = int(tables.counts.max())
         later = tf.range(len(tables.heads[0]), max(most, len(tables.heads[0])))

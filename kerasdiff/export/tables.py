@@ -2,7 +2,8 @@
 
 A run that starts late takes the last rows of the whole table, but for its first few rows, in which
 multistep samplers warm up. So the whole tables are kept, one for each number of steps, and of each
-start the rows that are its own.
+start the rows that are its own. Late starts take a time that grows as the cube of the steps: where
+no run starts late, there are none.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,7 @@ _SLOT, _WEIGHT = COLUMNS.index("noise_slot"), COLUMNS.index("noise_weight")
 
 
 class Tables(NamedTuple):
-    """Tables of one sampler, by start: `place(n, k)` takes the last k of n steps.
+    """Tables of one sampler, by start.
 
     Attributes:
         wholes: the tables of all n, one after the other, (all rows, columns) float32.
@@ -37,34 +38,44 @@ class Tables(NamedTuple):
     pure_noise: np.ndarray
     noise_slots: int
 
+    def place(self, steps, taken):
+        """Where the start lies that takes the last `taken` of `steps` steps."""
+        late = len(self.counts) >= len(self.pure_noise)  # more starts than numbers of steps
+        return steps * (steps - 1) // 2 + taken - 1 if late else steps - 1
 
-def place(steps, taken):
-    """Where the start lies that takes the last `taken` of `steps` steps."""
-    return steps * (steps - 1) // 2 + taken - 1
+
+class _Start(NamedTuple):
+    """What is kept of the table of a start: its `own` first rows, float32, and numbers."""
+
+    own: np.ndarray
+    count: int
+    noise_slots: int
+    scales: tuple
 
 
-def make_tables(config, sampler=None, schedule=None, eta=None, max_steps=100):
+def make_tables(config, sampler=None, schedule=None, eta=None, max_steps=100, late=True):
     """All tables of a sampler.
 
     Args:
         config: a `ScheduleConfig`.
         sampler, schedule, eta: as for `samplers.make_table`.
         max_steps: the most steps.
+        late: whether runs may start late, from a picture; else all start from noise.
 
     Raises:
         ValueError: if the sampler has no table for any number of steps.
     """
     options = {"sampler": sampler, "schedule": schedule, "eta": eta}
-    pure_noise, found = np.zeros(max_steps + 1, "float32"), {}
-    for steps, whole in from_noise(config, max_steps, **options).items():
-        pure_noise[steps] = whole.initial_noise
-        for taken in range(1, steps + 1):
+    wholes, starts = from_noise(config, max_steps, **options), {}
+    for steps, whole in wholes.items():
+        for taken in range(1, steps + 1) if late else ():
             # between two strengths at which the number of steps changes
             strength = min((taken + 0.5) / steps, 1.0)
-            found[steps, taken] = make_table(
-                config, steps, strength=strength, from_noise=False, **options
-            )
-    return _pack(found, pure_noise)
+            table = make_table(config, steps, strength=strength, from_noise=False, **options)
+            starts[steps, taken] = _start(table, whole)
+        if not late:
+            starts[steps, steps] = _start(whole, whole)
+    return _pack(wholes, starts, max_steps, late)
 
 
 def from_noise(config, max_steps, **options):
@@ -87,29 +98,41 @@ def from_noise(config, max_steps, **options):
     return tables
 
 
-def _pack(found, pure_noise):
-    """`Tables` of those that were found, by (steps, taken)."""
-    count = place(len(pure_noise) - 1, len(pure_noise) - 1) + 1
-    own = max(_own_rows(table, found[steps, steps]) for (steps, _), table in found.items())
-    heads = np.zeros((count, own, len(COLUMNS)), "float32")
-    tails, counts, shifts = np.zeros((3, count), "int32")
-    scales, wholes, end = np.zeros((count, 3), "float32"), [], 0
-    for (steps, taken), table in found.items():
-        whole, at = found[steps, steps], place(steps, taken)
-        if taken == 1:
-            wholes.append(np.float32(whole.rows))
-            end += len(whole.rows)
-        heads[at, : len(table.rows)] = table.rows[:own]
-        tails[at], counts[at] = end - len(table.rows), len(table.rows)
-        shifts[at] = whole.noise_slots - table.noise_slots
-        scales[at] = table.initial_signal, table.initial_noise, table.final_scale
-    slots = max(table.noise_slots for table in found.values())
-    return Tables(np.concatenate(wholes), heads, tails, counts, shifts, scales, pure_noise, slots)
+def _start(table, whole):
+    """The `_Start` of a table: its rows up to the last that differs from the whole table's."""
+    ours, scales = np.float32(table.rows), table[1:4]
+    differ = np.nonzero((ours != _last(whole, len(ours), table.noise_slots)).any(axis=1))[0]
+    own = ours[: differ[-1] + 1] if len(differ) else ours[:1]
+    return _Start(own.copy(), len(ours), table.noise_slots, scales)  # the rest is let go
 
 
-def _own_rows(table, whole):
-    """How many of a late start's first rows differ from the whole table's last ones."""
-    ours, theirs = np.float32(table.rows), np.float32(whole.rows[-len(table.rows) :])
-    theirs[:, _SLOT] -= (theirs[:, _WEIGHT] != 0.0) * (whole.noise_slots - table.noise_slots)
-    differ = np.nonzero((ours != theirs).any(axis=1))[0]
-    return int(differ[-1]) + 1 if len(differ) else 1
+def _last(whole, count, noise_slots, most=None):
+    """Of the last `count` rows of a whole table the first ones, for a start with such slots."""
+    rows = np.float32(whole.rows[-count:][:most])
+    rows[:, _SLOT] -= (rows[:, _WEIGHT] != 0.0) * (whole.noise_slots - noise_slots)
+    return rows
+
+
+def _pack(wholes, starts, max_steps, late):
+    """`Tables` of the whole tables by number of steps and the starts by (steps, taken)."""
+    count = max_steps * (max_steps + 1) // 2 if late else max_steps
+    own = max(len(start.own) for start in starts.values())
+    tables = Tables(
+        np.concatenate([np.float32(whole.rows) for whole in wholes.values()]),
+        np.zeros((count, own, len(COLUMNS)), "float32"),
+        *np.zeros((3, count), "int32"),
+        np.zeros((count, 3), "float32"),
+        np.zeros(max_steps + 1, "float32"),
+        max(start.noise_slots for start in starts.values()),
+    )
+    ends = np.cumsum([len(whole.rows) for whole in wholes.values()])
+    ends = dict(zip(wholes, ends, strict=True))
+    for (steps, taken), start in starts.items():
+        whole, at = wholes[steps], tables.place(steps, taken)
+        later = _last(whole, start.count, start.noise_slots, own)
+        tables.heads[at, : len(later)] = later
+        tables.heads[at, : len(start.own)] = start.own
+        tables.tails[at], tables.counts[at] = ends[steps] - start.count, start.count
+        tables.shifts[at] = whole.noise_slots - start.noise_slots
+        tables.scales[at], tables.pure_noise[steps] = start.scales, whole.initial_noise
+    return tables

@@ -39,7 +39,8 @@ def export_saved_model(
         check_batch_size(batch_size)
     jit_compile = not free_size and resolve_jit_compile(jit_compile, models.diffusion_model.dtype)
     with new_folder(path) as beside:
-        tables = make_tables(models.config.schedule, sampler, schedule, eta, max_steps)
+        late = set(tasks) != {"text_to_image"}
+        tables = make_tables(models.config.schedule, sampler, schedule, eta, max_steps, late)
         count = None if free_size else batch_size
         module = Sampler(models, tables, size, count, jit_compile)
         signatures = make_signatures(module, tasks)
