@@ -33,6 +33,53 @@ def test_file_to_folder_to_file(single, tmp_path, family):
     assert_parts(open_checkpoint(source), parts_of(family), ml_dtypes.bfloat16)
 
 
+def velocity(family, snr):
+    schedule = replace(
+        TINY[family].schedule, prediction_type="v_prediction", zero_terminal_snr=snr, sampler="ddim"
+    )
+    return replace(TINY[family], schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    "config, markers",
+    [
+        (TINY["sdxl"], set()),
+        (velocity("sdxl", False), {"v_pred"}),
+        (velocity("sdxl", True), {"v_pred", "ztsnr"}),
+        (velocity("sd2", True), set()),
+    ],
+)
+def test_a_single_file_says_what_it_predicts_where_others_look(tmp_path, config, markers):
+    path = tmp_path / "model.safetensors"
+    save_file(path, config, parts_of(config.family))
+    tensors = open_tensors(path)
+    assert {name for name in ("v_pred", "ztsnr") if name in tensors} == markers
+    said = "v" if config.schedule.prediction_type == "v_prediction" else "epsilon"
+    assert tensors.metadata["modelspec.prediction_type"] == said
+    assert open_checkpoint(path).config == config
+    write_safetensors(path, tensors, {"format": "pt"})  # as programs do that keep tensors alone
+    if markers:
+        schedule = open_checkpoint(path).config.schedule
+        assert schedule.prediction_type == "v_prediction"
+        assert schedule.zero_terminal_snr == config.schedule.zero_terminal_snr
+
+
+def test_metadata_that_stays_true_is_carried_over(tmp_path):
+    kept = {"modelspec.title": "Cats", "ss_output_name": "cats"}
+    stale = dict.fromkeys(
+        ["modelspec.hash_sha256", "sshs_model_hash", "modelspec.predict_key"], "x"
+    )
+    path, anew = tmp_path / "model.safetensors", tmp_path / "anew.safetensors"
+    save_file(path, TINY["sdxl"], parts_of("sdxl"))
+    own = open_tensors(path).metadata
+    others = {"format": "np", "prediction_type": "epsilon"} | kept | stale
+    write_safetensors(path, dict(open_tensors(path)), others)
+    convert(path, anew, "float16", prediction_type="v_prediction")
+    found = open_tensors(anew).metadata
+    assert set(found) == set(own) | set(kept) and found["format"] == "pt"
+    assert kept.items() <= found.items() and found["modelspec.prediction_type"] == "v"
+
+
 def test_a_target_that_cannot_be_is_named(single, tmp_path):
     for name in ("x.png", "model.ckpt", "model.Safetensors"):
         with pytest.raises(CheckpointError, match=f"{name}: .* files are not written: name a .saf"):

@@ -45,6 +45,7 @@ __all__ = [
 
 HEAD_WIDTH = 64
 SD1_HEADS = 8
+MODELSPEC_TYPES = {"epsilon": "epsilon", "v_prediction": "v"}  # which has no third
 SIZE_NUMBERS = 6
 OPENCLIP_H = (1024, 23)  # SD 2 reads the last but one of 24 layers: width, layers in use
 CLIP, OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -124,12 +125,14 @@ def metadata_for(config):
 
     Returns:
         dict of str to str for safetensors: under `CONFIG_KEY`, `diffusers_configs.to_json` of the
-        config, as JSON.
+        config, as JSON; and what the UNet predicts as Stability's ModelSpec 1.0 calls it.
 
     Raises:
         CheckpointError: see `to_json`.
     """
-    return {CONFIG_KEY: json.dumps(to_json(config), sort_keys=True)}
+    said = MODELSPEC_TYPES.get(config.schedule.prediction_type)
+    ours = {CONFIG_KEY: json.dumps(to_json(config), sort_keys=True)}
+    return ours | ({"modelspec.prediction_type": said} if said else {})
 
 
 def _refuse_others(shapes):

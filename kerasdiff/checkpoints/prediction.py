@@ -20,6 +20,7 @@ NAMES = {
 }  # fmt: skip
 SAID_IN = ("prediction_type", "parameterization", "modelspec.prediction_type")
 SCALINGS = {"EpsScaling": "epsilon", "VScaling": "v_prediction"}
+MARKERS = ("v_pred", "ztsnr")
 PROBE_THRESHOLD = 0.5
 
 # Of files that are not presets but hold the same weights as one: SHA-256.
@@ -60,7 +61,7 @@ def prediction_type(
         said = _said(found, place)
         if said is not None:
             return said, place
-    for marker in ("v_pred", "ztsnr"):
+    for marker in MARKERS:
         if marker in keys:
             return "v_prediction", f"the marker {marker} in the file"
     known = _known_hashes().get(sha256.lower()) if sha256 else None
@@ -103,6 +104,14 @@ def with_prediction_type(config, kind, keys=()):
         schedule = replace(schedule, sampler="ddim")
     schedule = replace(schedule, prediction_type=kind, zero_terminal_snr=snr)
     return replace(config, schedule=schedule)
+
+
+def markers_of(config):
+    """Names of the empty tensors by which ComfyUI and others know SDXL with velocity prediction."""
+    schedule = config.schedule
+    if not config.family.startswith("sdxl") or schedule.prediction_type != "v_prediction":
+        return ()
+    return MARKERS if schedule.zero_terminal_snr else MARKERS[:1]
 
 
 def decide_from_probe(output, noise):

@@ -4,7 +4,10 @@ Tensors pass through one at a time, so that a conversion needs the memory of the
 """
 
 import json
+import re
 from pathlib import Path
+
+import numpy as np
 
 from kerasdiff.checkpoints.checkpoint import find_and_open
 from kerasdiff.checkpoints.detect import metadata_for
@@ -14,12 +17,15 @@ from kerasdiff.checkpoints.folders import CONFIGS, TOKENIZERS
 from kerasdiff.checkpoints.models import check_whole
 from kerasdiff.checkpoints.names import OriginalNames, parts_of
 from kerasdiff.checkpoints.original import put
+from kerasdiff.checkpoints.prediction import markers_of
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
-from kerasdiff.checkpoints.tensors import CheckpointError, Tensors
+from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
 from kerasdiff.checkpoints.tokenizers import clip_tokenizer, read_tokenizers
 
 # diffusers will not open an inpainting folder that does not say whose layout it has
 LAYOUT = {"_diffusers_version": "0.42.1"}
+# Metadata that another prediction type, dtype or set of names would make untrue.
+STALE = re.compile(r"(modelspec\.)?predict|parameterization$|modelspec\.hash_|sshs_")
 
 
 def convert(source, target, dtype=None, **options):
@@ -79,6 +85,9 @@ def save_file(path, config, parts, dtype=None):
             `Checkpoint.parts` or, of models, `load.state`.
         dtype: "float32", "float16" or "bfloat16"; None keeps each tensor's own.
 
+    The metadata of the UNet's file is carried over, but for hashes of tensors and what it predicts.
+    That is said where other programs look for it: in the metadata and, for SDXL, by markers.
+
     Raises:
         CheckpointError: if a text encoder is not for CLIP's own vocabulary.
     """
@@ -87,8 +96,12 @@ def save_file(path, config, parts, dtype=None):
     for part in parts_of(config):
         tensors = _part(parts, part, dtype)
         entries |= put(tensors, OriginalNames(part, config))
-    metadata = {"format": "pt"} | metadata_for(config)
-    write_safetensors(path, Tensors(path, entries), metadata)
+    entries |= {name: LazyTensor.of(np.empty(0, "float32")) for name in markers_of(config)}
+    source = Tensors.of(parts["unet"]).metadata
+    metadata = {name: text for name, text in source.items() if not STALE.match(name)}
+    write_safetensors(
+        path, Tensors(path, entries), metadata | {"format": "pt"} | metadata_for(config)
+    )
 
 
 def save_folder(path, config, parts, dtype=None, tokenizer_folders=None):
