@@ -126,6 +126,13 @@ def test_options_of_another_format_are_named_as_they_were_given(folder, tmp_path
     assert "--format litert takes no --batch, --jit or --no-jit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fixed", (["--size", "32x48"], ["--batch", "4"], ["--batch", "1"]))
+def test_an_export_of_any_size_takes_no_size_nor_batch(tmp_path, capsys, fixed):
+    assert main(["export", str(tmp_path / "new"), "--free-size", *fixed]) == 2
+    assert "--free-size is for any size and batch: it takes no --size or" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_backend_that_is_not_installed_is_named(tmp_path):
     code = "import sys; sys.modules['openvino'] = None; from kerasdiff.cli import main; "
     code += "sys.exit(main(['a house', '-o', sys.argv[1]]))"

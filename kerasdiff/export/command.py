@@ -65,6 +65,8 @@ def _export(options, open_model):
     if strange:
         flags = sorted(FLAGS.get(name, f"--{name.replace('_', '-')}") for name in strange)
         raise ValueError(f"--format {options.format} takes no {', '.join(flags)}")
+    if options.free_size and (options.size or "batch_size" in given):
+        raise ValueError("--free-size is for any size and batch: it takes no --size or --batch")
     model = open_model(options)
     height, width = options.size or (None, None)
     path = model.export(options.path, options.format, img_height=height, img_width=width, **given)
