@@ -59,6 +59,18 @@ def test_stored_entries_are_mapped_and_read_only(tmp_path):
     assert isinstance(array.base, np.memmap) and not array.flags.writeable
 
 
+def test_a_file_that_was_replaced_after_it_was_opened_is_not_read(tmp_path):
+    path = tmp_path / "a.ckpt"
+    write_state_dict(path, {"a": np.zeros(9, np.float32)})
+    os.utime(path, ns=(0, 10**18))  # long ago: clocks of file systems may be coarse
+    tensors = open_tensors(path)
+    write_state_dict(tmp_path / "b.ckpt", {"a": np.ones(9, np.float32)})
+    (tmp_path / "b.ckpt").replace(path)
+    with pytest.raises(CheckpointError, match="was changed after it was opened: open the check"):
+        tensors["a"]
+    assert open_tensors(path)["a"].all()
+
+
 def test_a_training_checkpoint_gives_its_state_dict(tmp_path):
     """As PyTorch Lightning writes it: settings, callbacks and optimisers lie beside the weights."""
     callback = Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kerasdiff.checkpoints.steady_file import SteadyFile
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
 from kerasdiff.checkpoints.unpickler import ParameterDict, View, unpickle
 
@@ -29,7 +30,7 @@ def read_pickle(path):
     """
     path = Path(path)
     try:
-        archive = zipfile.ZipFile(path)
+        steady, archive = SteadyFile(path), zipfile.ZipFile(path)
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise zipfile.BadZipFile("two entries have the same name")
@@ -41,7 +42,7 @@ def read_pickle(path):
         top = _unpickle(archive, infos[prefix + "data.pkl"])
         views = _state_dict(path, top)
         entries = {
-            name: _entry(path, archive, infos, prefix, name, view) for name, view in views.items()
+            name: _entry(steady, archive, infos, prefix, name, view) for name, view in views.items()
         }
     except CheckpointError:
         raise
@@ -113,9 +114,9 @@ def _embedding(path, top):
     return {name if isinstance(name, str) and name else token: value}
 
 
-def _entry(path, archive, infos, prefix, name, view):
+def _entry(steady, archive, infos, prefix, name, view):
     """The lazy tensor of one view, its storage checked against the zip."""
-    storage = view.storage
+    path, storage = steady.path, view.storage
     info = infos.get(f"{prefix}data/{storage.key}")
     need = storage.size * storage.dtype.itemsize
     if info is None or info.file_size != need:
@@ -131,23 +132,23 @@ def _entry(path, archive, infos, prefix, name, view):
         span = sum((size - 1) * step for size, step in zip(view.shape, strides, strict=True))
         span += storage.dtype.itemsize
         begin = view.offset * storage.dtype.itemsize
-        data = _read_storage(path, archive, info, begin, span)
+        data = _read_storage(steady, archive, info, begin, span)
         return np.ndarray(view.shape, storage.dtype, data, strides=strides)
 
     return LazyTensor(view.shape, storage.dtype, read)
 
 
-def _read_storage(path, archive, info, begin, length):
+def _read_storage(steady, archive, info, begin, length):
     """Bytes of a storage, and no others: it may be larger than memory."""
+    path = steady.path
     if info.compress_type == zipfile.ZIP_STORED:
-        with path.open("rb") as file:
+        with steady.open() as file:
             file.seek(info.header_offset)
             head = file.read(30)  # the local header: lengths of name and extra field at its end
         at = info.header_offset + 30 + sum(np.frombuffer(head[26:30], "<u2").tolist())
-        size = path.stat().st_size
-        if head[:4] != b"PK\3\4" or at + info.file_size > size:
+        if head[:4] != b"PK\3\4" or at + info.file_size > steady.size:
             raise CheckpointError(f"{path}: damaged or truncated at {info.filename!r}")
-        return np.memmap(path, np.uint8, mode="r", offset=at + begin, shape=(length,))
+        return steady.map(at + begin, length)
     try:
         with _open(archive, info) as file:
             file.seek(begin)
