@@ -1,6 +1,6 @@
 """A checkpoint's models as compiled functions: text in, pictures in, the loop, pictures out."""
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -203,7 +203,7 @@ class CompiledModels(HeldModels):
         economies = options.guidance_interval, options.cache_interval
         passes = sampling.plan_passes(table, mode, *economies)
         scale = options.unconditional_guidance_scale
-        programs = cache(partial(self._program, name))
+        programs = partial(self._program, name)
         run = partial(sampling.run, programs, table, passes, scale, begin, inputs)
         visible = progress.is_watched() if options.progress is None else options.progress
         if not visible and options.callback is None:
