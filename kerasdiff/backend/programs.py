@@ -55,9 +55,9 @@ class Program:
         self.traces += 1
         self._compiling.enter_context(giving_back_freed_memory())
         one_by_one = not self.jit_compile and keras.backend.backend() == "jax"
-        if self._travels or one_by_one:  # op by op, sharing a trace would compile it
+        if self._travels or one_by_one:  # JAX would compile a shared trace
             return self._function(*inputs)
-        allowed = faster_forms(self._spares) if self.jit_compile else forms()  # as it is
+        allowed = faster_forms(self._spares) if self.jit_compile else forms()
         with with_forms(allowed), sharing_traces():
             return self._function(*inputs)
 
