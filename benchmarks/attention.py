@@ -44,9 +44,9 @@ def parse(arguments=None):
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--backward", action="store_true", help="output and gradients")
-    parser.add_argument("--compiler", default="auto", choices=("auto", "xla", "graph"))
+    parser.add_argument("--compiler", default="xla", choices=("xla", "graph"))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--query-chunk", type=int, default=2048)
+    parser.add_argument("--query-chunk", type=int, help="the processor's, unless given")
     parser.add_argument("--key-chunk", type=int, default=4096)
     parser.add_argument(
         "--plain-limit",
@@ -79,14 +79,14 @@ def ours(case, form, options):
 
     from benchmarks.process import set_up_compiler
     from kerasdiff.attention import attention
-    from kerasdiff.backend import Program, resolve_jit_compile
+    from kerasdiff.backend import Program
 
     set_up_compiler()
 
     batch, heads, length, _ = map(int, case.split("x"))
     whole = (batch * heads * length, length)  # all scores at once: the plain form
     chunks = whole if form == "plain" else (options.query_chunk, options.key_chunk)
-    compiler = {"auto": "auto", "xla": True, "graph": False}[options.compiler]
+    by_xla = options.compiler == "xla"
 
     def forward(*arrays):
         return attention(*arrays, query_chunk_size=chunks[0], key_chunk_size=chunks[1])
@@ -98,10 +98,9 @@ def ours(case, form, options):
         return output, tape.gradient(output, arrays)
 
     if options.backward:  # as training is compiled
-        compiled = resolve_jit_compile(compiler, options.dtype)
-        function = tf.function(backward, jit_compile=compiled, autograph=False)
+        function = tf.function(backward, jit_compile=by_xla, autograph=False)
     else:
-        function = Program(forward, keras.layers.Identity(dtype=options.dtype), compiler)
+        function = Program(forward, keras.layers.Identity(dtype=options.dtype), by_xla)
 
     def prepare(arrays):
         tensors = [tf.cast(array, options.dtype) for array in arrays]
@@ -173,7 +172,8 @@ def apart(what, case, forms, options):
     """A measurement in a fresh process; None where it fails."""
     command = [sys.executable, "-m", "benchmarks.attention", "--one", what, case, "--forms", *forms]
     for name in ("dtype", "compiler", "repeats", "query_chunk", "key_chunk"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        if (value := getattr(options, name)) is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
     command += ["--backward"] * options.backward
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     if what == "memory":

@@ -8,7 +8,7 @@ from attention_oracle import naive_attention, problem
 from keras import ops
 
 from kerasdiff.attention import attention, function, without_loops
-from kerasdiff.backend import Program
+from kerasdiff.backend import Program, product_forms
 
 
 @pytest.mark.parametrize("sizes", ((1, 64, 77, 3, 8, 8), (2, 31, 37, 2, 4, 5)), ids=str)
@@ -110,8 +110,9 @@ def test_many_pieces_outside_of_a_program_are_one(masked, monkeypatch):
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16"))
 @pytest.mark.parametrize("chunks", ((1024, 4096), (4, 16), (4, 64)), ids=str)
 @pytest.mark.parametrize("masked", (False, True))
-def test_by_xla_sixteen_bits_are_rounded_at_the_end_alone(dtype, chunks, masked):
+def test_by_xla_sixteen_bits_are_rounded_at_the_end_alone(dtype, chunks, masked, monkeypatch):
     """Where XLA would compute their products in float32 anyway: on processors."""
+    monkeypatch.setattr(product_forms, "computes_in_bfloat16", lambda: False)
     *arrays, mask, _ = problem(2, 33, 40, 2, 8, 8)
     arrays = [ops.cast(array, dtype) for array in arrays]
     sizes = dict(zip(("query_chunk_size", "key_chunk_size"), chunks, strict=True))
@@ -126,3 +127,40 @@ def test_by_xla_sixteen_bits_are_rounded_at_the_end_alone(dtype, chunks, masked)
     last_bit = {"bfloat16": 2**-7, "float16": 2**-10}[dtype]
     got = ops.convert_to_numpy(ops.cast(got, "float64"))
     np.testing.assert_allclose(got, wanted, rtol=0.51 * last_bit, atol=1e-6)
+
+
+CHUNKS = ((1024, 4096), (4, 16), (4, 64))
+
+
+def natively(arrays, chunks, mask=None):
+    """Attention of float32 arrays in bfloat16, by XLA where the processor computes in it."""
+    arrays = [ops.cast(array, "bfloat16") for array in arrays]
+    sizes = dict(zip(("query_chunk_size", "key_chunk_size"), chunks, strict=True))
+    program = Program(
+        lambda *given: attention(*given, mask, **sizes),
+        keras.layers.Identity(dtype="bfloat16"),
+        True,
+    )
+    got = ops.convert_to_numpy(ops.cast(program(*arrays), "float64"))
+    return got, [ops.convert_to_numpy(ops.cast(array, "float64")) for array in arrays]
+
+
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+@pytest.mark.parametrize("masked", (False, True))
+def test_native_bfloat16_rounds_queries_shares_and_outputs_alone(chunks, masked, monkeypatch):
+    monkeypatch.setattr(product_forms, "computes_in_bfloat16", lambda: True)
+    *arrays, mask, _ = problem(2, 33, 40, 2, 8, 8)
+    got, exact = natively(arrays, chunks, mask if masked else None)
+    wanted = naive_attention(*exact, mask if masked else None)
+    np.testing.assert_allclose(got, wanted, rtol=2**-7, atol=2**-7)
+    assert np.sqrt(np.mean((got - wanted) ** 2) / np.mean(wanted**2)) < 2**-8
+    assert not masked or not got[0, 0, 0].any()  # it attends to nothing
+
+
+@pytest.mark.parametrize("chunks", CHUNKS[1:], ids=str)
+def test_native_shares_add_up_to_one_as_they_are_rounded(chunks, monkeypatch):
+    """So that values that are all alike come out as they are."""
+    monkeypatch.setattr(product_forms, "computes_in_bfloat16", lambda: True)
+    query, key, value, *_ = problem(2, 33, 40, 2, 8, 8)
+    got, _ = natively([query, key, np.full_like(value, 0.71875)], chunks)
+    np.testing.assert_array_equal(got, np.full_like(got, 0.71875))

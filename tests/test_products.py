@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerasdiff.backend import Forms, Program, forms, product_forms, with_forms
+from kerasdiff import backend
+from kerasdiff.backend import Forms, Program, compilers, forms, product_forms, with_forms
 from kerasdiff.layers import Dense, PaddedConv2D, Upsample, products
 
 ALL = Forms(filtered=True, paired=True, widened=True)
@@ -73,7 +74,18 @@ def taken(monkeypatch):
 
 @pytest.fixture
 def on_processor(monkeypatch):
-    monkeypatch.setattr(product_forms, "device", lambda: "cpu")
+    """One without instructions for bfloat16, whose cache is not known."""
+    for module in (product_forms, compilers):
+        monkeypatch.setattr(module, "device", lambda: "cpu")
+        monkeypatch.setattr(module, "computes_in_bfloat16", lambda: False)
+    monkeypatch.setattr(product_forms, "cache_size", lambda: 0)
+
+
+@pytest.fixture
+def natively(on_processor, monkeypatch):
+    """Another, which computes in bfloat16."""
+    for module in (product_forms, compilers):
+        monkeypatch.setattr(module, "computes_in_bfloat16", lambda: True)
 
 
 def error(got, exact):
@@ -219,8 +231,68 @@ def test_layers_of_16_bits_are_computed_in_float32_in_a_program(
     assert error(ops.cast(together, "float32"), alone) < len(kinds) * rounding
 
 
+SMALL = {  # (x, size, filters)
+    "as large as it may be": ((2, 16, 16, 40), 3, 24),
+    "odd": ((1, 3, 5, 7), 3, 9),
+    "one pixel's": ((3, 1, 1, 8), 3, 2),
+    "a kernel of one pixel": ((1, 40, 40, 8), 1, 2),
+}
+
+
+@pytest.mark.parametrize("shape, size, filters", SMALL.values(), ids=SMALL)
+def test_native_convolutions_of_small_pictures_are_matrix_products(
+    shape, size, filters, taken, natively
+):
+    """Exact but for float32's sums: what is multiplied are bfloat16's numbers themselves."""
+    layer = PaddedConv2D(filters, size, size // 2, dtype="bfloat16")
+    layer.build(shape)
+    x, kernel = (ops.cast(drawn(*each), "bfloat16") for each in (shape, layer.kernel.shape))
+
+    def product(x):
+        with keras.StatelessScope([(layer.kernel, kernel)]):
+            return layer.product(layer.factor(x), layer.kernel_values(x))
+
+    got = Program(product, layer, True)(x)
+    assert taken == ["matmul"] and keras.backend.standardize_dtype(got.dtype) == "float32"
+    exact = convolved(*(ops.convert_to_numpy(ops.cast(y, "float64")) for y in (x, kernel)))
+    assert error(got, exact) < 1e-6
+
+
+def test_native_layers_round_their_outputs_alone(taken, natively):
+    inputs = keras.Input((8, 8, 32), batch_size=2, dtype="bfloat16")
+    kinds = [(PaddedConv2D, 64, 3, 1), (Dense, 30), (Upsample, 16), (PaddedConv2D, 5, 3, 1, 2)]
+    x = inputs
+    for kind, *sizes in kinds:
+        x = kind(*sizes, dtype="bfloat16")(x)
+    model = keras.Model(inputs, x)
+    x = ops.cast(drawn(2, 8, 8, 32), "bfloat16")
+    alone = ops.convert_to_numpy(ops.cast(model(x), "float32"))
+    taken.clear()
+    together = Program(model, model, True)(x)
+    assert taken == ["matmul", "matmul", "conv"]  # of the convolutions; strides are not gathered
+    assert error(ops.cast(together, "float32"), alone) < len(kinds) * 2**-8
+
+
+def test_native_convolutions_of_large_pictures_are_filtered(taken, natively):
+    layer = PaddedConv2D(128, 3, 1, dtype="bfloat16")
+    layer.build((1, 32, 32, 128))
+    Program(layer, layer, True)(ops.cast(drawn(1, 32, 32, 128), "bfloat16"))
+    assert taken[0] == "filtered"
+
+
+def test_rounding_by_bits_is_to_the_nearest():
+    x = np.random.default_rng(0).random(4096)
+    x = np.append(x, [0, 1, 2.0**-133, 2.0**-149, np.inf, np.nan]).astype("float32")
+    got = ops.convert_to_numpy(ops.cast(backend.in_bfloat16(ops.convert_to_tensor(x)), "float32"))
+    error = np.abs(got[:4096] - x[:4096])
+    assert (error <= 2.0 ** (np.floor(np.log2(x[:4096])) - 8)).all()
+    np.testing.assert_array_equal(got[4096:], [0, 1, 2.0**-133, 0, np.inf, np.nan])
+
+
 @pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
-def test_gradients_of_16_bits_go_through_a_program(dtype, on_processor):
+@pytest.mark.parametrize("machine", ("on_processor", "natively"))
+def test_gradients_of_16_bits_go_through_a_program(dtype, machine, request):
+    request.getfixturevalue(machine)
     layer, x = Dense(3, dtype=dtype), ops.cast(drawn(4, 5), dtype)
     layer.build(x.shape)
 
@@ -248,10 +320,10 @@ def test_gradients_go_through_a_program(on_processor):
         assert error(each, ops.convert_to_numpy(plain)) < 1e-5
 
 
-def found_forms(**how):
+def found_forms(dtype="float32", **how):
     """The forms that a program's function may take."""
-    found = []
-    program = Program(lambda x: found.append(forms()) or x, keras.layers.Identity(), **how)
+    found, layer = [], keras.layers.Identity(dtype=dtype)
+    program = Program(lambda x: found.append(forms()) or x, layer, **how)
     program(np.ones(1, "float32"))
     assert forms() == Forms()
     return found[0]
@@ -261,5 +333,26 @@ def test_only_programs_for_this_processor_take_them(on_processor, monkeypatch):
     assert found_forms() == HERE
     assert found_forms(spares=True) == HERE._replace(spares=True)
     assert found_forms(jit_compile=False) == found_forms(travels=True) == Forms()
+    assert found_forms("bfloat16") == HERE
     monkeypatch.setattr(product_forms, "device", lambda: "gpu")
     assert found_forms() == Forms()
+
+
+def test_where_it_computes_in_bfloat16_xla_compiles_parts(natively, monkeypatch):
+    """But JAX, which has no kernels of its own, all."""
+    native = HERE._replace(native=True)
+    assert found_forms() == found_forms("bfloat16", jit_compile=True) == native
+    parts = Forms(regional=True, spares=True)
+    is_jax = keras.backend.backend() == "jax"
+    wanted = native._replace(spares=True) if is_jax else parts
+    assert found_forms("bfloat16", spares=True) == wanted
+    assert found_forms("bfloat16", jit_compile=False) == Forms()
+    assert found_forms("bfloat16", travels=True) == Forms()
+
+
+@pytest.mark.parametrize(
+    "mebibytes, queries", [(0, 2048), (4, 256), (16, 256), (32, 512), (48, 768), (260, 2048)]
+)
+def test_as_many_queries_at_once_as_suit_the_cache(mebibytes, queries, on_processor, monkeypatch):
+    monkeypatch.setattr(product_forms, "cache_size", lambda: mebibytes << 20)
+    assert found_forms() == HERE._replace(queries=queries)

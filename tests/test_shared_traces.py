@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasdiff.backend import Program, call_once
-from kerasdiff.layers import Dense, ResBlock, SpatialTransformer
+from kerasdiff.backend import Program, call_once, compilers, forms, product_forms
+from kerasdiff.layers import Dense, ResBlock, SpatialTransformer, Upsample
 
 X = np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype("float32")
 CONTEXT = np.random.default_rng(1).standard_normal((2, 3, 6)).astype("float32")
@@ -153,6 +153,47 @@ def test_a_function_of_arrays_is_traced_once_for_each_of_their_shapes():
         np.testing.assert_allclose(each, 2 * np.asarray(wanted), rtol=1e-6)
     call_once(double, X)
     assert len(shapes) == 4  # nothing is shared outside a program
+
+
+class Noting:
+    """Notes how what a layer's `call` traces may be computed."""
+
+    found = ()
+
+    def call(self, *args, **kwargs):
+        Noting.found = (*Noting.found, forms())
+        return super().call(*args, **kwargs)
+
+
+PARTS = {  # (layer, its arguments, height and width, whether XLA compiles it)
+    "small residual block": (ResBlock, (8, 2, 1e-5), (16, 16), True),
+    "large residual block": (ResBlock, (8, 2, 1e-5), (16, 17), False),
+    "transformer": (SpatialTransformer, (2, 1, 2, 1e-5), (20, 20), True),
+    "to a small picture": (Upsample, (8,), (8, 8), True),
+    "to a large picture": (Upsample, (8,), (8, 9), False),
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own kernels")
+@pytest.mark.parametrize("kind, args, size, by_xla", PARTS.values(), ids=PARTS)
+def test_where_tensorflow_convolves_xla_compiles_the_rest(kind, args, size, by_xla, monkeypatch):
+    """On processors that compute in bfloat16."""
+    for module in (product_forms, compilers):
+        monkeypatch.setattr(module, "computes_in_bfloat16", lambda: True)
+    monkeypatch.setattr(Noting, "found", ())
+    layer = type(f"Noting{kind.__name__}", (Noting, kind), {})(*args, dtype="bfloat16")
+    given = [np.random.default_rng(0).standard_normal((2, *size, 8)), CONTEXT]
+    given = [keras.ops.cast(each, "bfloat16") for each in given[: 1 + (kind is SpatialTransformer)]]
+    layer.build(*(each.shape for each in given))
+    wanted = keras.ops.convert_to_numpy(keras.ops.cast(layer(*given), "float32"))
+    Noting.found = ()
+    got = Program(lambda *given: layer(*given), layer)(*given)
+    assert [each.native for each in Noting.found] == [by_xla]
+    assert [each.regional for each in Noting.found] == [not by_xla]
+    np.testing.assert_allclose(keras.ops.cast(got, "float32"), wanted, atol=0.1, rtol=0.05)
+    Noting.found = ()
+    Program(lambda *given: layer(*given), layer, jit_compile=False)(*given)
+    assert not Noting.found[0].native and not Noting.found[0].regional
 
 
 ON_TWO_DEVICES = """

@@ -9,7 +9,15 @@ from keras import ops
 
 from kerasdiff.attention.pieces import MASKED, chunked, for_scores, scaled, softmax, sum_dtype
 from kerasdiff.attention.spans import chunk_count
-from kerasdiff.backend import Program, fused_attention_dtypes, loops_in_python, widen
+from kerasdiff.backend import (
+    QUERIES,
+    Program,
+    forms,
+    fused_attention_dtypes,
+    loops_in_python,
+    matmul,
+    widen_factor,
+)
 
 MANY = 32
 """From so many pieces on a loop in Python takes longer than one that has to be compiled first."""
@@ -35,7 +43,7 @@ def without_loops():
 
 
 def attention(
-    query, key, value, mask=None, *, scale=None, query_chunk_size=2048, key_chunk_size=4096
+    query, key, value, mask=None, *, scale=None, query_chunk_size=None, key_chunk_size=4096
 ):
     """`softmax(scale * query @ key.T) @ value` for each head, exactly.
 
@@ -59,7 +67,8 @@ def attention(
             attend to nothing gives zeros and has no gradient.
         scale: of the scores, a Python number; 1 / sqrt(D) by default.
         query_chunk_size, key_chunk_size: the most queries and keys whose scores exist at once. The
-            gradient takes an eighth of the keys, or half of the queries.
+            gradient takes an eighth of the keys, or half of the queries. Where nobody says, queries
+            are 2048, or fewer that suit the processor's cache in programs for it.
 
     Returns:
         (B, Tq, H, Dv) in the dtype of `query`.
@@ -77,14 +86,15 @@ def attention(
         given["mask"] = _four_axes(ops.convert_to_tensor(mask), query, key)
     if mask is None and _is_fused(query, key, value):
         return ops.dot_product_attention(query, key, value, scale=scale, flash_attention=True)
-    sizes = (query_chunk_size, key_chunk_size)
+    sizes = (query_chunk_size or QUERIES, key_chunk_size)
     if _is_short(query, key, sizes):
         return _plain(**given, scale=scale)
     if not _LOOPS.get():
         return _in_rows(given, scale, min(sizes[0], ROWS))
     if loops_in_python() and _count_pieces(query, key, sizes) >= MANY:
-        return _program(scale, sizes, keras.backend.standardize_dtype(query.dtype))(given)
-    return chunked(given, scale, sizes)
+        dtype = keras.backend.standardize_dtype(query.dtype)
+        return _program(scale, (query_chunk_size, key_chunk_size), dtype)(given)
+    return chunked(given, scale, (query_chunk_size or forms().queries, key_chunk_size))
 
 
 def _is_fused(query, key, value):
@@ -109,20 +119,25 @@ def _count_pieces(query, key, sizes):
 
 @functools.cache
 def _program(scale, sizes, dtype):
-    """`chunked`, compiled for each set of shapes that it is called with."""
-    function = functools.partial(chunked, scale=scale, sizes=sizes)
-    return Program(function, keras.layers.Identity(dtype=dtype))
+    """`chunked`, compiled by XLA for each set of shapes that it is called with."""
+
+    def function(given):
+        return chunked(given, scale, (sizes[0] or forms().queries, sizes[1]))
+
+    return Program(function, keras.layers.Identity(dtype=dtype), jit_compile=True)
 
 
 def _plain(query, key, value, scale, mask=None):
     dtype = query.dtype
-    query, key, value = (ops.transpose(widen(array), (0, 2, 1, 3)) for array in (query, key, value))
+    query, key, value = (
+        ops.transpose(widen_factor(array), (0, 2, 1, 3)) for array in (query, key, value)
+    )
     query, key = for_scores(scaled(query, scale)), for_scores(key)
-    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
+    scores = matmul(query, ops.swapaxes(key, -1, -2))  # (B, H, Tq, Tk)
     scores = ops.cast(scores, sum_dtype(query))
     if mask is not None:
         scores = ops.where(mask, scores, MASKED)
-    output = ops.matmul(ops.cast(softmax(scores), value.dtype), value)
+    output = matmul(ops.cast(softmax(scores), value.dtype), value)
     if mask is not None:
         output = ops.where(ops.any(mask, axis=-1, keepdims=True), output, 0)
     return ops.cast(ops.transpose(output, (0, 2, 1, 3)), dtype)  # (B, Tq, H, Dv)
@@ -140,8 +155,10 @@ def _in_rows(given, scale, size):
 
 
 def check_chunk_sizes(**sizes):
-    """ValueError unless every named size is a whole number from 1 up."""
+    """ValueError unless every named size is a whole number from 1 up; queries may be None."""
     for name, size in sizes.items():
+        if name == "query_chunk_size" and size is None:
+            continue
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"`{name}` must be a whole number from 1 up, not {size!r}")
 

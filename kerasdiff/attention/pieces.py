@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kerasdiff.attention.spans import chunk_count, chunk_span, cut, cut_head, paste, repeat
-from kerasdiff.backend import HALF, forms, widen
+from kerasdiff.backend import HALF, forms, in_bfloat16, is_native, matmul, widen, widen_factor
 
 MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
@@ -70,8 +70,10 @@ def _is_one_softmax(given, sizes):
 
 def _forward_head(sizes, scale, place, given, widths):
     # Queries are cut out of all heads' a chunk at a time: a whole head's would add to the peak.
-    head = _take_head(place, {name: given[name] for name in given if name != "query"})
+    head = _take_head(place, {name: given[name] for name in given if name != "query"}, widen_factor)
     head["key_across"] = ops.transpose(head.pop("key"))
+    if is_native(head["value"]):  # (Tk, Dv) -> (Tk, Dv + 1), see `_mixed`
+        head["value"] = ops.concatenate([head["value"], ops.ones_like(head["value"][:, :1])], -1)
     head |= {"all_queries": given["query"], "place": place}
     length, dtype = ops.shape(given["query"])[1], sum_dtype(given["query"])
     found = {name: ops.zeros((length, width), dtype) for name, width in widths.items()}
@@ -80,7 +82,7 @@ def _forward_head(sizes, scale, place, given, widths):
 
 def _forward_rows(sizes, scale, index, head, state):
     rows = chunk_span(index, ops.shape(head["all_queries"])[1], sizes[0])
-    query = widen(cut_head(head["all_queries"], head["place"], rows))
+    query = widen_factor(cut_head(head["all_queries"], head["place"], rows))
     given = {name: head[name] for name in ("key_across", "value")}
     given["query"] = scaled(query, scale)
     if "mask" in head:
@@ -94,7 +96,7 @@ def _forward_rows(sizes, scale, index, head, state):
     else:
         dtype = sum_dtype(given["query"])
         found = {
-            "output": ops.zeros((rows.size, given["value"].shape[-1]), dtype),
+            "output": ops.zeros((rows.size, state["output"].shape[-1]), dtype),
             "log_sum": ops.full((rows.size, 1), MASKED, dtype),
         }
         found = repeat(count, partial(_join_piece, sizes), given, found)
@@ -112,16 +114,20 @@ def _forward_piece(sizes, index, given):
     given = _take_columns(columns, given)
     scores = _scores(given, columns.fresh)
     highest = ops.max(scores, axis=-1, keepdims=True)
-    shares = ops.exp(scores - highest)
+    output, sums = _mixed(ops.exp(scores - highest), given["value"])
+    return {"output": output, "log_sum": highest + ops.log(sums)}
+
+
+def _mixed(shares, value):
+    """`(shares / sums) @ value`, divided where that is less work and in the dtype's range; sums."""
+    if is_native(value):
+        # Values end in ones: else sums would need the shares in float32 beside.
+        both = _matmul(in_bfloat16(shares), value)
+        return both[:, :-1] / both[:, -1:], both[:, -1:]
     sums = ops.sum(shares, axis=-1, keepdims=True)
-    return {"output": _mixed(shares, sums, given["value"]), "log_sum": highest + ops.log(sums)}
-
-
-def _mixed(shares, sums, value):
-    """`(shares / sums) @ value`, divided where that is less work and in the dtype's range."""
     if keras.backend.standardize_dtype(value.dtype) == "float16":
-        return _matmul(shares / sums, value)
-    return _matmul(shares, value) / sums
+        return _matmul(shares / sums, value), sums
+    return _matmul(shares, value) / sums, sums
 
 
 def _backward(kept, scale, sizes):
@@ -136,7 +142,7 @@ def _backward(kept, scale, sizes):
 
 
 def _backward_head(sizes, scale, place, kept, widths):
-    head = _take_head(place, kept)
+    head = _take_head(place, kept, widen)
     head["query"] = scaled(head["query"], scale)
     dtype = sum_dtype(head["query"])
     found = {name: ops.zeros_like(head[name], dtype=dtype) for name in widths}
@@ -249,8 +255,8 @@ def _over_heads(visit, given, state):
     return repeat(batch * count, visit_head, given, state)
 
 
-def _take_head(place, given):
-    """Arrays (T, D) of one head, masks (Tq or 1, Tk or 1)."""
+def _take_head(place, given, widen):
+    """Arrays (T, D) of one head, widened, and masks (Tq or 1, Tk or 1)."""
     batch, head = place
     taken = {name: widen(array[batch, :, head]) for name, array in given.items() if name != "mask"}
     if "mask" in given:
@@ -268,7 +274,7 @@ def _put_head(place, array, found):
 
 def _matmul(left, right):
     """A product in the dtype of the right side, handed on for sums in float32."""
-    return ops.cast(ops.matmul(ops.cast(left, right.dtype), right), sum_dtype(right))
+    return ops.cast(matmul(ops.cast(left, right.dtype), right), sum_dtype(right))
 
 
 def softmax(scores):

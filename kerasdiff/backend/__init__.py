@@ -28,9 +28,14 @@ from kerasdiff.backend.memory import (
 )
 from kerasdiff.backend.product_forms import (
     HALF,
+    QUERIES,
     Forms,
     forms,
+    in_bfloat16,
+    is_native,
+    matmul,
     widen,
+    widen_factor,
     with_forms,
 )
 from kerasdiff.backend.programs import Program, programs_hold_weights
@@ -39,6 +44,7 @@ from kerasdiff.backend.training import loss_of_replica, of_several_sizes, traini
 
 __all__ = [
     "HALF",
+    "QUERIES",
     "Forms",
     "Program",
     "call_once",
@@ -55,10 +61,13 @@ __all__ = [
     "give_back_freed_memory",
     "give_up",
     "hand_over",
+    "in_bfloat16",
+    "is_native",
     "join_processes",
     "keep_freed_memory",
     "loops_in_python",
     "loss_of_replica",
+    "matmul",
     "new_array",
     "of_all_processes",
     "of_several_sizes",
@@ -69,5 +78,6 @@ __all__ = [
     "training_function",
     "unscoped_names",
     "widen",
+    "widen_factor",
     "with_forms",
 ]

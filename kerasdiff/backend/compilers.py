@@ -76,15 +76,16 @@ def compute_float32_in_full():
 def resolve_jit_compile(jit_compile, dtype):
     """`True`, `False`, or for `"auto"` what is faster on this device and in this dtype.
 
-    XLA wins but for one case, which follows from how fast products are there and was not measured:
-    bfloat16 on processors whose instructions for it are faster than float32's. TensorFlow's own
-    kernels (oneDNN) use them and XLA's do not. `benchmarks.jit_compile` measures both.
+    XLA wins but for one case: TensorFlow in bfloat16 on processors whose instructions for it are
+    faster than float32's. Its own kernels (oneDNN's) convolve by them and XLA's do not; the rest
+    XLA computes sooner there too, see `Program`. `benchmarks.jit_compile` measures them.
 
     Raises:
         ValueError: if `jit_compile` is none of the three.
     """
     if jit_compile == "auto":
-        return not (dtype == "bfloat16" and device() == "cpu" and computes_in_bfloat16())
+        by_onednn = keras.backend.backend() == "tensorflow" and device() == "cpu"
+        return not (by_onednn and dtype == "bfloat16" and computes_in_bfloat16())
     if jit_compile not in (True, False):
         raise ValueError(f'`jit_compile` must be True, False or "auto", not {jit_compile!r}')
     return bool(jit_compile)

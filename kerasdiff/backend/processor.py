@@ -35,6 +35,15 @@ def computes_by_onednn():
     return _has_one_of("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile")
 
 
+def cache_size():
+    """Bytes of the last cache before memory, or 0 where Linux does not tell."""
+    size = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    try:
+        return int(size.read_text().strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 0
+
+
 def _has_one_of(*instructions):
     info = Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.exists() else ()

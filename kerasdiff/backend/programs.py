@@ -10,7 +10,7 @@ import keras
 
 from kerasdiff.backend.compilers import resolve_jit_compile
 from kerasdiff.backend.memory import giving_back_freed_memory
-from kerasdiff.backend.product_forms import faster_forms, forms, with_forms
+from kerasdiff.backend.product_forms import Forms, faster_forms, forms, with_forms
 from kerasdiff.backend.shared_traces import sharing_traces
 
 
@@ -26,8 +26,9 @@ class Program:
         function: takes and returns nested structures of tensors and calls `model`; it must be pure.
         model: the `keras.Model` (or list of models) whose variables `function` reads.
         jit_compile: `True` compiles with XLA, `False` does not (TensorFlow: a graph; JAX: op by
-            op), `"auto"` is what is faster on the device in the model's compute dtype; OpenVINO has
-            one way to compile.
+            op), `"auto"` is what is faster on the device in the model's compute dtype: one of both,
+            or, unless the program travels, a graph of which XLA compiles parts; OpenVINO has one
+            way to compile.
         travels: whether other machines run it too: it is not fitted to this processor then.
         spares: whether memory counts for more than time, see `product_forms`.
 
@@ -43,6 +44,7 @@ class Program:
         self._variables = [variable for each in models for variable in each.variables]
         self.dtype = models[0].compute_dtype
         self.jit_compile = resolve_jit_compile(jit_compile, self.dtype)
+        self._in_parts = jit_compile == "auto" and not self.jit_compile
         compile_program = _COMPILERS.get(keras.backend.backend(), lambda program: program.trace)
         self._compiled = compile_program(self)
 
@@ -57,16 +59,20 @@ class Program:
         one_by_one = not self.jit_compile and keras.backend.backend() == "jax"
         if self._travels or one_by_one:  # JAX would compile a shared trace
             return self._function(*inputs)
-        allowed = faster_forms(self._spares) if self.jit_compile else forms()
-        with with_forms(allowed), sharing_traces():
+        with with_forms(self._forms()), sharing_traces():
             return self._function(*inputs)
+
+    def _forms(self):
+        if self.jit_compile:
+            return faster_forms(self._spares)
+        return Forms(regional=True, spares=self._spares) if self._in_parts else forms()
 
 
 def _compile_with_tensorflow(program):
     from kerasdiff.backend.tensorflow_programs import compile_function
 
     # Captured tf.Variables are resource handles: read anew at each call, never folded in.
-    return compile_function(program.trace, program.jit_compile)
+    return compile_function(program.trace, program.jit_compile, in_parts=program._in_parts)
 
 
 def _compile_with_jax(program):

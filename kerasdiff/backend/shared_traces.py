@@ -8,6 +8,8 @@ from contextvars import ContextVar
 
 import keras
 
+from kerasdiff.backend.product_forms import faster_forms, forms, with_forms
+
 _TRACES = ContextVar("traces", default=None)
 
 
@@ -21,25 +23,29 @@ def sharing_traces():
         _TRACES.reset(before)
 
 
-def call_shared(layer, call, *tensors, **settings):
+def call_shared(layer, call, *tensors, suits_xla=True, **settings):
     """`call(*tensors, **settings)`, traced once for all layers like this one.
 
     Args:
         layer: whose weights `call` reads, and no other's.
         call: a pure function, the same for layers that are alike.
         *tensors: or None.
+        suits_xla: whether XLA compiles it by itself, where forms are `regional`.
         **settings: of the trace; where there is a tensor among them, it is not shared.
     """
     if _TRACES.get() is None or any(keras.ops.is_tensor(value) for value in settings.values()):
         return call(*tensors, **settings)
     variables = layer.variables
+    by_xla = suits_xla and forms().regional
+    allowed = faster_forms(forms().spares) if by_xla else forms()
 
     def traced(weights, *tensors):
         values = list(zip(variables, weights, strict=True))
-        with keras.StatelessScope(values, initialize_variables=False):
+        with with_forms(allowed), keras.StatelessScope(values, initialize_variables=False):
             return call(*tensors, **settings)
 
-    return _trace((_kind(layer), repr(settings)), traced)(_values(variables), *tensors)
+    trace = _trace((_kind(layer), by_xla, repr(settings)), traced, by_xla)
+    return trace(_values(variables), *tensors)
 
 
 def call_once(function, *arrays):
@@ -64,11 +70,11 @@ def _values(arrays):
     return [keras.ops.cast(array, array.dtype) for array in arrays]
 
 
-def _trace(kind, function):
+def _trace(kind, function, by_xla=False):
     """What the first `function` of this kind has become, to be traced at its first call."""
     traces = _TRACES.get()
     if kind not in traces:
-        traces[kind] = _ONCE[keras.backend.backend()](function)
+        traces[kind] = _ONCE[keras.backend.backend()](function, by_xla)
     return traces[kind]
 
 
@@ -84,13 +90,13 @@ def _kind(layer):
     return (*settings, *((tuple(each.shape), each.dtype) for each in layer.variables))
 
 
-def _once_by_tensorflow(function):
+def _once_by_tensorflow(function, by_xla):
     import tensorflow as tf
 
-    return tf.function(function, autograph=False)
+    return tf.function(function, autograph=False, jit_compile=True if by_xla else None)
 
 
-def _once_by_jax(function):
+def _once_by_jax(function, _):
     import jax
 
     return jax.jit(function)

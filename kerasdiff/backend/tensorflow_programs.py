@@ -15,7 +15,7 @@ except ImportError:  # they are not part of the interface
 ROUND = 1 << 18  # far more numbers than a model takes; counting so far takes 0.05 s
 
 
-def compile_function(function, jit_compile, prepare=None):
+def compile_function(function, jit_compile, prepare=None, in_parts=False):
     """A `tf.function`, compiled by XLA or not.
 
     Args:
@@ -23,12 +23,13 @@ def compile_function(function, jit_compile, prepare=None):
         jit_compile: whether by XLA.
         prepare: called before the function is first traced, and before it is compiled anew; it
             has XLA compile a part of it.
+        in_parts: whether XLA compiles parts of it by themselves.
     """
 
     gradients = set()
 
     def traced(*inputs):
-        if jit_compile or prepare:  # then XLA keeps it, or the part of it that it compiles
+        if jit_compile or prepare or in_parts:  # XLA keeps what it compiles
             _count_from_a_round_number()
         with _noting_gradients(gradients):
             return function(*inputs)

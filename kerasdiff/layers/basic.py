@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
+from kerasdiff.backend import widen
 from kerasdiff.layers.int8 import KernelLayer
-from kerasdiff.layers.products import convolve, matmul
+from kerasdiff.layers.products import convolve, is_product, matmul
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
@@ -58,9 +59,12 @@ class PaddedConv2D(KernelLayer):
         self.add_kernel((self.kernel_size, self.kernel_size, x_shape[-1], self.filters))
         self.bias = self.add_weight((self.filters,), "zeros", name="bias")
 
+    def factor(self, x):
+        is_matrix = self._keeps_size and is_product(x, self.kernel)
+        return super().factor(x) if is_matrix else widen(x)
+
     def product(self, x, kernel):
-        # With strides of 1, "same" is the padding by half a kernel, without a copy.
-        if self.strides == 1 and sum(self.padding) == 2 * self.padding[0] == self._reach:
+        if self._keeps_size:
             return convolve(x, kernel)
         if any(self.padding):
             x = ops.pad(x, ((0, 0), self.padding, self.padding, (0, 0)))
@@ -77,6 +81,11 @@ class PaddedConv2D(KernelLayer):
     def get_config(self):
         own = ("filters", "kernel_size", "padding", "strides")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+    @property
+    def _keeps_size(self):
+        """With strides of 1, "same" is the padding by half a kernel, without a copy."""
+        return self.strides == 1 and sum(self.padding) == 2 * self.padding[0] == self._reach
 
     @property
     def _reach(self):

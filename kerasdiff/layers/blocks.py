@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from kerasdiff.backend import call_shared, device, widen
+from kerasdiff.backend import call_shared, device, is_native, widen
 from kerasdiff.layers.basic import Dense, PaddedConv2D
 from kerasdiff.layers.norms import GroupNorm
+from kerasdiff.layers.products import is_small
 
 
 class Composite(keras.layers.Layer):
@@ -21,8 +22,13 @@ class Composite(keras.layers.Layer):
         """A layer of the class `kind` named `leaf` within this one, of this one's dtype."""
         return kind(*args, name=f"{self.name}.{leaf}", dtype=self.dtype_policy, **kwargs)
 
-    def __call__(self, *args, **kwargs):
-        return call_shared(self, super().__call__, *args, **kwargs)
+    def __call__(self, x, *args, **kwargs):
+        suits_xla = self.suits_xla(x)
+        return call_shared(self, super().__call__, x, *args, suits_xla=suits_xla, **kwargs)
+
+    def suits_xla(self, x):
+        """Whether XLA is no slower than TensorFlow's kernels in bfloat16: unless they convolve."""
+        return True
 
     def compute_output_shape(self, x_shape):
         return x_shape
@@ -122,6 +128,9 @@ class ResBlock(Composite):
             self.conv_shortcut = self.part(PaddedConv2D, "conv_shortcut", self.channels, 1)
             self.conv_shortcut.build(x_shape)
 
+    def suits_xla(self, x):
+        return is_small(x)
+
     def call(self, x, embedding=None):
         inner = self.conv1(ops.silu(self.norm1(x)))
         if embedding is not None:
@@ -152,6 +161,9 @@ class Downsample(Composite):
     def build(self, x_shape):
         self.conv.build(x_shape)
 
+    def suits_xla(self, x):
+        return False
+
     def call(self, x):
         return self.conv(x)
 
@@ -167,8 +179,8 @@ class Upsample(Composite):
     added instead, and four small convolutions of the input give the four pixels of each: 16
     products where there were 36. A picture that is to be cropped before the convolution, to the
     height and width of `like`, the skip that comes next, is doubled indeed: halving an odd size
-    has rounded up. So is every one on accelerators, where adding weights takes longer than the
-    products that it saves.
+    has rounded up. So is every one on accelerators, and a small one of `native` products: adding
+    weights takes longer there than the products that it saves.
 
     Args:
         channels: of the output.
@@ -184,10 +196,13 @@ class Upsample(Composite):
     def build(self, x_shape):
         self.conv.build(x_shape)
 
+    def suits_xla(self, x):
+        return is_small(x, 4)
+
     def call(self, x, like=None):
         _, height, width, _ = ops.shape(x)
         fits = like is None or tuple(like.shape[1:3]) == (2 * height, 2 * width)
-        if fits and device() == "cpu":
+        if fits and device() == "cpu" and not (is_native(x) and is_small(x, 4)):
             return self._double(x)
         x = ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)
         if not fits:

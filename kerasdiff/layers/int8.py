@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import HALF, cast_late, empty, widen
+from kerasdiff.backend import HALF, cast_late, empty, widen_factor
 from kerasdiff.layers.variables import initializer, is_initialized
 
 LARGEST = 127
@@ -63,9 +63,13 @@ class KernelLayer(keras.layers.Layer):
         )
 
     def call(self, x):
-        wide = widen(x)
+        wide = self.factor(x)
         y = self.scaled(self.product(wide, self.kernel_values(wide)), x.dtype)
         return y if self.bias is None else y + self.bias
+
+    def factor(self, x):
+        """The input in the dtype in which `product` takes it."""
+        return widen_factor(x)
 
     def kernel_values(self, x):
         """The kernel in the dtype of `x`, in int8 still without its scale."""

@@ -13,13 +13,17 @@ import math
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import call_once, forms
+from kerasdiff import backend
+from kerasdiff.backend import call_once, forms, is_native
 
 FEWEST_ROWS, FEWEST_INPUTS = 2048, 256
 """From so many on `paired` is faster than a matrix product (`benchmarks.products`)."""
 
 FEWEST_PIXELS, FEWEST_CHANNELS = 256, 128
 """From so many on `filtered` is faster: mixing rows of pixels and of the kernel takes time too."""
+
+MOST_GATHERED = 256
+"""Up to so many pixels bfloat16 is convolved by a matrix product, where these are native."""
 
 MOST_NUMBERS = 2**24
 """From so many on, 64 MiB, a picture is convolved plainly: the loop's copies would set the peak.
@@ -35,11 +39,24 @@ def matmul(x, kernel):
         *leading, width = x.shape
         if math.prod(leading) >= FEWEST_ROWS and width >= FEWEST_INPUTS and width % 2 == 0:
             return paired(x, kernel)
-    return ops.matmul(x, kernel)
+    return backend.matmul(x, kernel)
+
+
+def is_product(x, kernel):
+    """Whether `convolve` takes a matrix product for these, of native factors too."""
+    return kernel.shape[0] == 1 or is_native(x) and kernel.shape[0] == 3 and is_small(x)
+
+
+def is_small(x, times=1):
+    """Whether a picture of so many times the pixels of (B, H, W, C) is small: for `gathered`."""
+    _, height, width, _ = x.shape
+    return None not in x.shape and times * height * width <= MOST_GATHERED
 
 
 def convolve(x, kernel):
     """(B, H, W, I) with a kernel (k, k, I, O), zeros around, to (B, H, W, O)."""
+    if is_native(x):
+        return matmul(x, kernel[0, 0]) if kernel.shape[0] == 1 else gathered(x, kernel)
     if forms().filtered and _is_known(x):
         _, height, width, channels = x.shape
         pixels, (least, most) = height * width, sorted((channels, kernel.shape[-1]))
@@ -62,6 +79,15 @@ def paired(x, kernel):
     pairs = ops.reshape(x, (1, -1, 2, width // 2))  # (..., I) -> (1, rows, 2, I / 2)
     kernel = ops.reshape(kernel, (1, 2, width // 2, -1))
     return ops.reshape(ops.conv(pairs, kernel, data_format="channels_last"), (*leading, -1))
+
+
+def gathered(x, kernel):
+    """`convolve` of 3x3 as one matrix product, of the nine pixels that each output meets."""
+    batch, height, width, channels = x.shape
+    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    met = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    # (B, H, W, 9 I) times (9 I, O)
+    return matmul(ops.concatenate(met, -1), ops.reshape(kernel, (9 * channels, -1)))
 
 
 def filtered(x, kernel):
