@@ -1,7 +1,8 @@
 """Is XLA worth its compilation on this machine? The table behind `jit_compile="auto"`.
 
-Times one guided step of a UNet as a compiled loop, with XLA and without by turns, in each dtype,
-and prints seconds for the first call (with compilation) and the median of later ones.
+Times one guided step of a UNet as a compiled loop, with XLA, without and by "auto" (which may have
+XLA compile parts) by turns, in each dtype, and prints seconds for the first call (with compilation)
+and the median of later ones.
 
     python -m benchmarks.jit_compile                  # SD 1.5 at 256x256
     python -m benchmarks.jit_compile --side 64 --dtypes float32 bfloat16
@@ -54,7 +55,8 @@ def main():
     print("| dtype | XLA | first call, s | later calls, s |\n|---|---|---|---|")
     for dtype in options.dtypes:
         model = DiffusionModel(SD1.diffusion_model, dtype=dtype)
-        steps = {how: stepper(model, how == "yes", options.side) for how in ("yes", "no")}
+        ways = {"yes": True, "no": False, "auto": "auto"}
+        steps = {how: stepper(model, way, options.side) for how, way in ways.items()}
         for how, (first, later) in medians(steps, options.repeats).items():
             print(f"| {dtype} | {how} | {first:.1f} | {later:.2f} |")
 

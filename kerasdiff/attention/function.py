@@ -53,8 +53,9 @@ def attention(
     Without a mask a fused kernel of linear memory runs instead, through Keras, where there is one:
     cuDNN's FlashAttention (arXiv 2205.14135) on JAX and NVIDIA's GPUs in 16 bits, and OpenVINO's.
     Matrix products are in the inputs' dtype, but the scores' of float16 in float32, and all of 16
-    bits' where XLA compiles for a processor; softmax, its sums and all accumulation over chunks are
-    in float32 (float64 for float64).
+    bits' where XLA compiles for a processor, unless that computes in bfloat16: then forward ones
+    are of bfloat16, added up in float32. Softmax, its sums and all accumulation over chunks are in
+    float32 (float64 for float64).
 
     Args:
         query: (B, Tq, H, D) floating point. All lengths are allowed, but for no queries where

@@ -255,10 +255,11 @@ def _over_heads(visit, given, state):
     return repeat(batch * count, visit_head, given, state)
 
 
-def _take_head(place, given, widen):
-    """Arrays (T, D) of one head, widened, and masks (Tq or 1, Tk or 1)."""
+def _take_head(place, given, convert):
+    """Arrays (T, D) of one head, each converted, and masks (Tq or 1, Tk or 1)."""
     batch, head = place
-    taken = {name: widen(array[batch, :, head]) for name, array in given.items() if name != "mask"}
+    arrays = {name: array[batch, :, head] for name, array in given.items() if name != "mask"}
+    taken = {name: convert(array) for name, array in arrays.items()}
     if "mask" in given:
         mask_batch, mask_heads = ops.shape(given["mask"])[:2]
         first = ops.minimum(batch, mask_batch - 1), ops.minimum(head, mask_heads - 1)

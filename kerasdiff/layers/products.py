@@ -4,8 +4,9 @@ TensorFlow's XLA hands both to Eigen there, whose convolutions are faster than i
 and a convolution of 3x3 can do with half of its products, by minimal filtering (Winograd; Lavin and
 Gray, arXiv 1509.09308). Both are exact but for rounding: filtering's error is two to three times
 the plain form's. Products of 16 bits it computes in float32, all kernels cast ahead; they are cast
-here, one by one, and take the same forms. In other programs, on other devices and at other sizes
-the plain forms are computed.
+here, one by one, and take the same forms. Where the processor computes in bfloat16, though, matrix
+products are of bfloat16's factors, twice as fast as float32's, and small pictures are convolved by
+one of them. In other programs, on other devices and at other sizes the plain forms are computed.
 """
 
 import math
