@@ -70,13 +70,14 @@ def main():
     options = parser.parse_args()
     if options.one:
         return measure(*options.one, options.side)
+    given = dict(os.environ)  # before writing the file makes a model, which names its own folder
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "sd15.safetensors"
         write_file(path)
         print("| | text encoded, s | UNet loaded | first step | second step | overhead |")
         print("|---|---|---|---|---|---|")
         for dtype in options.dtypes:
-            environment = os.environ | {"KERASDIFF_HOME": str(Path(temporary) / dtype)}
+            environment = given | {"KERASDIFF_HOME": str(Path(temporary) / dtype)}
             for programs in ("compiled", "kept programs"):
                 command = [sys.executable, "-m", "benchmarks.start", "--one", str(path), dtype]
                 done = subprocess.run(
