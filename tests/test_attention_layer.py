@@ -99,8 +99,15 @@ def test_the_layer_refuses_shapes_that_do_not_fit(shapes, message, symbolic):
         small_layer()(*[make(shape) for shape in shapes])
 
 
-@pytest.mark.parametrize("name", ["num_heads", "query_chunk_size", "key_chunk_size"])
-@pytest.mark.parametrize("size", [0, -2, 1.5, True, "none"])
+SIZES = [
+    (name, size)
+    for name in ("num_heads", "query_chunk_size", "key_chunk_size")
+    for size in (0, -2, 1.5, True, "none", None)
+    if (name, size) != ("query_chunk_size", None)  # as many as suit the processor
+]
+
+
+@pytest.mark.parametrize("name, size", SIZES, ids=str)
 def test_numbers_that_make_no_sense_are_named(name, size):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         MemoryEfficientAttention(**{"num_heads": 2, name: size})

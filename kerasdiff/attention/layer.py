@@ -27,9 +27,7 @@ class MemoryEfficientAttention(keras.layers.Layer):
     def __init__(self, num_heads, query_chunk_size=None, key_chunk_size=4096, **kwargs):
         super().__init__(**kwargs)
         check_chunk_sizes(
-            num_heads=num_heads,
-            query_chunk_size=query_chunk_size,
-            key_chunk_size=key_chunk_size,
+            num_heads=num_heads, query_chunk_size=query_chunk_size, key_chunk_size=key_chunk_size
         )
         self.num_heads = num_heads
         self.query_chunk_size = query_chunk_size

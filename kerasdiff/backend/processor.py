@@ -1,5 +1,6 @@
 """What the processor computes with, as far as Linux tells: what is quickest depends on it."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def cache_size():
 
 
 def _has_one_of(*instructions):
+    return not _flags().isdisjoint(instructions)
+
+
+@functools.cache
+def _flags():
+    """Words that Linux describes the processor by, for each of its cores anew."""
     info = Path("/proc/cpuinfo")
-    flags = info.read_text().split() if info.exists() else ()
-    return any(name in flags for name in instructions)
+    return frozenset(info.read_text().split()) if info.exists() else frozenset()

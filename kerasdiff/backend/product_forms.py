@@ -116,7 +116,7 @@ def faster_forms(spares=False):
 def _queries():
     """As many as let scores with 4096 keys, and what is made of them, stay in the last cache.
 
-    With 32 MiB of it a step of SD 1.5's size took 0.95 to 0.97 of the time by 512 at once, with
+    With 32 MiB of it a step of SD 1.5's size took 0.94 to 0.97 of the time by 512 at once, with
     260 MiB attention 0.9 by 2048.
     """
     fit = cache_size() // 4 // (4 * 4096)

@@ -37,9 +37,9 @@ def call_shared(layer, call, *tensors, suits_xla=True, **settings):
         return call(*tensors, **settings)
     variables = layer.variables
     by_xla = suits_xla and forms().regional
-    allowed = faster_forms(forms().spares) if by_xla else forms()
 
     def traced(weights, *tensors):
+        allowed = faster_forms(forms().spares) if by_xla else forms()
         values = list(zip(variables, weights, strict=True))
         with with_forms(allowed), keras.StatelessScope(values, initialize_variables=False):
             return call(*tensors, **settings)

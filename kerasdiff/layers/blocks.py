@@ -22,11 +22,11 @@ class Composite(keras.layers.Layer):
         """A layer of the class `kind` named `leaf` within this one, of this one's dtype."""
         return kind(*args, name=f"{self.name}.{leaf}", dtype=self.dtype_policy, **kwargs)
 
-    def __call__(self, x, *args, **kwargs):
-        suits_xla = self.suits_xla(x)
-        return call_shared(self, super().__call__, x, *args, suits_xla=suits_xla, **kwargs)
+    def __call__(self, *args, **kwargs):
+        suits_xla = self.suits_xla(*args, **kwargs)
+        return call_shared(self, super().__call__, *args, suits_xla=suits_xla, **kwargs)
 
-    def suits_xla(self, x):
+    def suits_xla(self, *args, **kwargs):
         """Whether XLA is no slower than TensorFlow's kernels in bfloat16: unless they convolve."""
         return True
 
@@ -128,7 +128,7 @@ class ResBlock(Composite):
             self.conv_shortcut = self.part(PaddedConv2D, "conv_shortcut", self.channels, 1)
             self.conv_shortcut.build(x_shape)
 
-    def suits_xla(self, x):
+    def suits_xla(self, x, *args, **kwargs):
         return is_small(x)
 
     def call(self, x, embedding=None):
@@ -161,7 +161,7 @@ class Downsample(Composite):
     def build(self, x_shape):
         self.conv.build(x_shape)
 
-    def suits_xla(self, x):
+    def suits_xla(self, x, *args, **kwargs):
         return False
 
     def call(self, x):
@@ -196,7 +196,7 @@ class Upsample(Composite):
     def build(self, x_shape):
         self.conv.build(x_shape)
 
-    def suits_xla(self, x):
+    def suits_xla(self, x, *args, **kwargs):
         return is_small(x, 4)
 
     def call(self, x, like=None):
