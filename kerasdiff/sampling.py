@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from kerasdiff.backend import next_index
 from kerasdiff.deep_cache import Keeping, Reusing
 from kerasdiff.denoiser import denoise
 from kerasdiff.samplers import COLUMNS
@@ -148,7 +149,7 @@ def loop(model, rows, start, stop, carry, noise, inputs, mode):
         carry = Carry(x, raw, past_x, past_d)
         row = ops.take(rows, index, axis=0)
         carry = step(model, row, carry, noise, dict(zip(names, values, strict=True)), mode)
-        return (index + 1, stop, rows, noise, *carry, *values)
+        return (next_index(index, carry), stop, rows, noise, *carry, *values)
 
     state = (start, stop, rows, noise, *carry, *(inputs[name] for name in names))
     return Carry(*ops.while_loop(more, body, state)[4:8])

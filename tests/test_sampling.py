@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from functools import partial
 
 import keras
@@ -115,6 +116,31 @@ for sampler, expected in np.load(folder / "expected.npz").items():
         count += 1
 print(count)
 """
+
+
+def test_a_graph_begins_no_row_before_the_last_one_s_end(monkeypatch):
+    import tensorflow as tf
+
+    noted = []
+
+    def note(word, x):
+        time.sleep(0.01)
+        noted.append(word)
+        return x
+
+    def noted_call(word, x):  # stateful ones would wait for one another by themselves
+        return tf.numpy_function(partial(note, word), [x], "float32", stateful=False)
+
+    def denoise(model, x, scalings, *_):
+        return tf.ensure_shape(noted_call("latents", x) * noted_call("time", scalings[3]), x.shape)
+
+    monkeypatch.setattr(sampling, "denoise", denoise)
+    table, model = make_table(SD1.schedule, 6, sampler="ddim"), keras.layers.Identity()
+    program = Program(lambda *a: sampling.loop(model, *a, "off"), model, jit_compile=False)
+    run(program, table)
+    assert len(noted) == 12
+    turns = [sorted(noted[row : row + 2]) for row in range(0, 12, 2)]
+    assert turns == [["latents", "time"]] * 6
 
 
 def test_a_new_weight_counts_at_once_and_nothing_is_traced_again(program):

@@ -17,6 +17,7 @@ from kerasdiff.backend.devices import (
     runs_one_by_one,
 )
 from kerasdiff.backend.late_casts import cast_late
+from kerasdiff.backend.loops import next_index
 from kerasdiff.backend.memory import (
     empty,
     give_back_freed_memory,
@@ -69,6 +70,7 @@ __all__ = [
     "loss_of_replica",
     "matmul",
     "new_array",
+    "next_index",
     "of_all_processes",
     "of_several_sizes",
     "prepare_compiler",
