@@ -8,7 +8,7 @@ from attention_oracle import naive_attention, problem
 from keras import ops
 
 from kerasdiff.attention import attention, function, without_loops
-from kerasdiff.backend import Program, product_forms
+from kerasdiff.backend import Program, product_forms, training_forms, with_forms
 
 
 @pytest.mark.parametrize("sizes", ((1, 64, 77, 3, 8, 8), (2, 31, 37, 2, 4, 5)), ids=str)
@@ -81,8 +81,8 @@ def test_many_pieces_outside_of_a_program_are_one(masked, monkeypatch):
     sizes = {"query_chunk_size": 4, "key_chunk_size": 16}
     runs = []
 
-    def note(scale, sizes, dtype):
-        return lambda given: runs.append(dtype) or program(scale, sizes, dtype)(given)
+    def note(scale, sizes, dtype, in_python):
+        return lambda given: runs.append(dtype) or program(scale, sizes, dtype, in_python)(given)
 
     program = function._program
     monkeypatch.setattr(function, "_program", note)
@@ -164,3 +164,27 @@ def test_native_shares_add_up_to_one_as_they_are_rounded(chunks, monkeypatch):
     query, key, value, *_ = problem(2, 33, 40, 2, 8, 8)
     got, _ = natively([query, key, np.full_like(value, 0.71875)], chunks)
     np.testing.assert_array_equal(got, np.full_like(got, 0.71875))
+
+
+@pytest.mark.parametrize("by_xla", (False, True))
+def test_training_has_xla_compile_attention(by_xla):
+    *arrays, _, _ = problem(2, 33, 40, 2, 8, 8)
+    given = [tf.constant(array) for array in arrays]
+
+    def gradients(*given):
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            output = attention(*given, query_chunk_size=4, key_chunk_size=16)
+            total = tf.reduce_sum(output * tf.cos(tf.range(8.0)))
+        return tape.gradient(total, given)
+
+    def train(*given):
+        with with_forms(training_forms(by_xla)):
+            return gradients(*given)
+
+    step = tf.function(train, jit_compile=by_xla, autograph=False)
+    for got, expected in zip(step(*given), gradients(*given), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    graph = step.get_concrete_function(*given).graph.as_graph_def()
+    in_parts = any(each.attr["_XlaMustCompile"].b for each in graph.library.function)
+    assert in_parts is not by_xla  # else all of it

@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 from training_cases import CONFIG, autoencoder_batch, diffusion_batch, networks
 
+from kerasdiff.backend import Forms, forms, training_forms
 from kerasdiff.layers import quantize
 from kerasdiff.training.autoencoder import AutoencoderTrainer
 from kerasdiff.training.data.batches import Batches, DiffusionDraw
@@ -92,6 +93,18 @@ def test_epochs_go_on_where_the_one_before_ended():
     data, trainer = batches([(4, 4), (4, 4), (8, 4), (4, 8)]), Scaling()
     trainer.fit(data, epochs=2, steps_per_epoch=2, shuffle=False, verbose=0)
     assert float(trainer.factor) == pytest.approx(one_by_one(data, 4)[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("by_xla", (False, True))
+def test_steps_are_traced_with_the_forms_of_training(by_xla, monkeypatch):
+    data, found = batches([(4, 4)]), []
+    trainer = Scaling()
+    call = trainer.call
+    trainer.compile(keras.optimizers.SGD(0.1), jit_compile=by_xla)
+    monkeypatch.setattr(trainer, "call", lambda batch: found.append(forms()) or call(batch))
+    trainer.train_on_batch(data[0][0])
+    assert set(found) == {training_forms(by_xla)} != {Forms()}
+    assert forms() == Forms()
 
 
 # Several devices

@@ -92,9 +92,10 @@ def attention(
         return _plain(**given, scale=scale)
     if not _LOOPS.get():
         return _in_rows(given, scale, min(sizes[0], ROWS))
-    if loops_in_python() and _count_pieces(query, key, sizes) >= MANY:
+    in_python = loops_in_python() and _count_pieces(query, key, sizes) >= MANY
+    if in_python or forms().regional:
         dtype = keras.backend.standardize_dtype(query.dtype)
-        return _program(scale, (query_chunk_size, key_chunk_size), dtype)(given)
+        return _program(scale, (query_chunk_size, key_chunk_size), dtype, in_python)(given)
     return chunked(given, scale, (query_chunk_size or forms().queries, key_chunk_size))
 
 
@@ -119,8 +120,12 @@ def _count_pieces(query, key, sizes):
 
 
 @functools.cache
-def _program(scale, sizes, dtype):
-    """`chunked`, compiled by XLA for each set of shapes that it is called with."""
+def _program(scale, sizes, dtype, in_python):
+    """`chunked`, compiled by XLA for each set of shapes that it is called with.
+
+    Calls from Python have one of their own: after a call within a graph TensorFlow does not find
+    the gradient for them.
+    """
 
     def function(given):
         return chunked(given, scale, (sizes[0] or forms().queries, sizes[1]))

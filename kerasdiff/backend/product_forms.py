@@ -113,6 +113,20 @@ def faster_forms(spares=False):
     return Forms(True, paired, widened=True, native=native, spares=spares, queries=_queries())
 
 
+def training_forms(by_xla):
+    """What TensorFlow's training takes on processors: attention's alone.
+
+    By the other forms of products, steps of the demo model were no faster.
+
+    Args:
+        by_xla: whether XLA compiles all of a step; else it compiles attention.
+    """
+    faster = faster_forms()
+    if faster == Forms():
+        return faster
+    return faster._replace(filtered=False, paired=False) if by_xla else Forms(regional=True)
+
+
 def _queries():
     """As many as let scores with 4096 keys, and what is made of them, stay in the last cache.
 

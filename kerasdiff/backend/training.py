@@ -2,6 +2,8 @@
 
 import keras
 
+from kerasdiff.backend.product_forms import training_forms, with_forms
+
 
 def training_function(trainer):
     """A compiled training step for Keras' `fit`, traced once for each size of batch.
@@ -24,7 +26,12 @@ def training_function(trainer):
         _compile_update(trainer.optimizer, trainer.trainable_variables)
 
     whole = trainer.jit_compile
-    step = compile_function(trainer.train_step, whole, None if whole else prepare)
+
+    def train(batch):
+        with with_forms(training_forms(whole)):
+            return trainer.train_step(batch)
+
+    step = compile_function(train, whole, None if whole else prepare)
     # Taken from the iterator outside of the graph, a batch knows its size.
     return lambda iterator: step(next(iterator))
 
