@@ -2,6 +2,7 @@
 
 import weakref
 
+import ml_dtypes
 import numpy as np
 import pytest
 from layouts import layout
@@ -15,7 +16,12 @@ from kerasdiff.checkpoints.load import (
     torch_shape,
 )
 from kerasdiff.checkpoints.names import from_diffusers
-from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
+from kerasdiff.checkpoints.tensors import (
+    CheckpointError,
+    LazyTensor,
+    Tensors,
+    require_finite,
+)
 from kerasdiff.configs import CLIP_L, OPENCLIP_BIGG, OPENCLIP_H, SD1, SD1_INPAINT, SD2, SDXL, TINY
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
@@ -153,6 +159,29 @@ def test_a_weight_too_large_for_the_dtype_is_named(arrays):
 def test_large_finite_weights_are_no_false_alarm(arrays):
     large = np.full(3, 3e38, np.float32)
     load(fresh(), arrays | {"decoder.conv_out.bias": large})
+
+
+@pytest.mark.parametrize("dtype", (np.float16, ml_dtypes.bfloat16), ids=("float16", "bfloat16"))
+def test_every_number_of_sixteen_bits_is_known_to_be_finite_or_not(dtype):
+    for number in np.arange(2**16, dtype=np.uint16).view(dtype):
+        pair = np.array([[0, number]], dtype)
+        if np.isfinite(number):
+            require_finite(pair, "weight", "file")
+        else:
+            with pytest.raises(CheckpointError, match="file: .* 'weight' holds NaN .* in 1 of 2"):
+                require_finite(pair, "weight", "file")
+
+
+@pytest.mark.parametrize("dtype", ("<f4", ">f4", "<f8", ">f2"))
+@pytest.mark.parametrize("value", (np.nan, -np.nan, np.inf, -np.inf))
+def test_numbers_are_looked_at_in_any_order_of_bytes_and_of_axes(dtype, value):
+    array = np.full((2, 6), -1.5, dtype)
+    view = array.T[::2]  # (3, 2)
+    require_finite(view, "weight", "file")
+    require_finite(view[:0], "weight", "file")
+    view[1, 1] = value
+    with pytest.raises(CheckpointError, match="in 1 of 6 places"):
+        require_finite(view, "weight", "file")
 
 
 @pytest.mark.parametrize("threads", (1, 3))
