@@ -1,5 +1,8 @@
 """Attention's other ways: a device's fused kernel, and graphs without loops."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from keras import ops
 
 from kerasdiff.attention import attention, function, without_loops
 from kerasdiff.backend import Program, product_forms, training_forms, with_forms
+from kerasdiff.backend.tensorflow_programs import compile_function
 
 
 @pytest.mark.parametrize("sizes", ((1, 64, 77, 3, 8, 8), (2, 31, 37, 2, 4, 5)), ids=str)
@@ -188,3 +192,32 @@ def test_training_has_xla_compile_attention(by_xla):
     graph = step.get_concrete_function(*given).graph.as_graph_def()
     in_parts = any(each.attr["_XlaMustCompile"].b for each in graph.library.function)
     assert in_parts is not by_xla  # else all of it
+
+
+def test_attention_s_program_outlives_what_traced_it_first_and_keeps_nothing_of_it():
+    *arrays, _, _ = problem(2, 33, 40, 2, 8, 8, seed=1)
+    given = [tf.constant(array) for array in arrays]
+
+    def mixed(*given):
+        with with_forms(training_forms(by_xla=False)):
+            return attention(*given, query_chunk_size=4, key_chunk_size=16)
+
+    def first():
+        weight = tf.Variable(2.0)
+        run = compile_function(lambda *given: mixed(weight * given[0], *given[1:]), False)
+        run(*given)
+        return weakref.ref(weight)
+
+    def gradients(*given):
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            total = tf.reduce_sum(mixed(*given) ** 2)
+        return tape.gradient(total, given)
+
+    function._program.cache_clear()
+    weight = first()
+    gc.collect()
+    assert weight() is None
+    got = compile_function(gradients, False)(*given)
+    for one, expected in zip(got, gradients(*given), strict=True):  # operation by operation
+        np.testing.assert_allclose(one, expected, atol=1e-5)
