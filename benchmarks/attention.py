@@ -79,7 +79,7 @@ def ours(case, form, options):
 
     from benchmarks.process import set_up_compiler
     from kerasdiff.attention import attention
-    from kerasdiff.backend import Program, training_forms, with_forms
+    from kerasdiff.backend import Program, training_forms
 
     set_up_compiler()
 
@@ -92,7 +92,7 @@ def ours(case, form, options):
         return attention(*arrays, query_chunk_size=chunks[0], key_chunk_size=chunks[1])
 
     def backward(*arrays):
-        with with_forms(training_forms(by_xla)), tf.GradientTape() as tape:
+        with training_forms(), tf.GradientTape() as tape:
             tape.watch(arrays)
             output = forward(*arrays)
             return output, tape.gradient(output, arrays)

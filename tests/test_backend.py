@@ -274,3 +274,9 @@ def test_elsewhere_memory_is_left_alone(monkeypatch):
     assert backend.keep_freed_memory() is False
     with memory.giving_back_freed_memory():
         assert not any("watch" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("arrays", (([np.nan, 1],), ([np.inf], [np.inf]), ([[]], [3])), ids=str)
+def test_the_next_index_is_one_more_whatever_the_arrays_hold(arrays):
+    arrays = [np.array(array, "float32") for array in arrays]
+    assert int(backend.next_index(np.int32(6), arrays)) == 7

@@ -215,7 +215,10 @@ def test_compare_lists_each_kind():
 
 @pytest.mark.parametrize("outputs", (1, 64, 65, 130))
 @pytest.mark.parametrize("inner, axes", [((), (0,)), ((7,), (1, 0)), ((5, 3, 3), (3, 2, 0, 1))])
-@pytest.mark.parametrize("have, want", [("float16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize(
+    "have, want",
+    [("float16", "float32"), ("float32", "float16"), ("float16", "bfloat16")],
+)
 @pytest.mark.parametrize("is_whole", (True, False))
 def test_pieces_of_a_tensor_make_the_whole(outputs, inner, axes, have, want, is_whole):
     numbers = np.random.default_rng(0).normal(size=(2 * outputs, *inner)).astype(have)

@@ -350,15 +350,6 @@ def test_where_it_computes_in_bfloat16_xla_compiles_parts(natively, monkeypatch)
     assert found_forms("bfloat16", travels=True) == Forms()
 
 
-def test_training_takes_the_forms_of_attention_alone(natively, monkeypatch):
-    """Its convolutions and float32's matrices stay plain."""
-    plain = HERE._replace(native=True, filtered=False, paired=False)
-    assert product_forms.training_forms(True) == plain
-    assert product_forms.training_forms(False) == Forms(regional=True)
-    monkeypatch.setattr(product_forms, "device", lambda: "gpu")
-    assert product_forms.training_forms(True) == product_forms.training_forms(False) == Forms()
-
-
 @pytest.mark.parametrize(
     "mebibytes, queries", [(0, 2048), (4, 256), (16, 256), (32, 512), (48, 768), (260, 2048)]
 )

@@ -3,6 +3,7 @@
 import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import keras
 from keras import ops
@@ -12,6 +13,7 @@ from kerasdiff.attention.spans import chunk_count
 from kerasdiff.backend import (
     QUERIES,
     Program,
+    call_part,
     forms,
     fused_attention_dtypes,
     loops_in_python,
@@ -92,11 +94,10 @@ def attention(
         return _plain(**given, scale=scale)
     if not _LOOPS.get():
         return _in_rows(given, scale, min(sizes[0], ROWS))
-    in_python = loops_in_python() and _count_pieces(query, key, sizes) >= MANY
-    if in_python or forms().regional:
-        dtype = keras.backend.standardize_dtype(query.dtype)
-        return _program(scale, (query_chunk_size, key_chunk_size), dtype, in_python)(given)
-    return chunked(given, scale, (query_chunk_size or forms().queries, key_chunk_size))
+    how = scale, (query_chunk_size, key_chunk_size)
+    if loops_in_python() and _count_pieces(query, key, sizes) >= MANY:
+        return _program(*how, keras.backend.standardize_dtype(query.dtype))(given)
+    return call_part(partial(_in_chunks, *how), given)
 
 
 def _is_fused(query, key, value):
@@ -119,17 +120,14 @@ def _count_pieces(query, key, sizes):
     return batch * heads * chunk_count(queries, sizes[0]) * chunk_count(key.shape[1], sizes[1])
 
 
+def _in_chunks(scale, sizes, given):
+    return chunked(given, scale, (sizes[0] or forms().queries, sizes[1]))
+
+
 @functools.cache
-def _program(scale, sizes, dtype, in_python):
-    """`chunked`, compiled by XLA for each set of shapes that it is called with.
-
-    Calls from Python have one of their own: after a call within a graph TensorFlow does not find
-    the gradient for them.
-    """
-
-    def function(given):
-        return chunked(given, scale, (sizes[0] or forms().queries, sizes[1]))
-
+def _program(scale, sizes, dtype):
+    """`chunked`, compiled by XLA for each set of shapes that it is called with."""
+    function = partial(_in_chunks, scale, sizes)
     return Program(function, keras.layers.Identity(dtype=dtype), jit_compile=True)
 
 

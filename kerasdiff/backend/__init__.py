@@ -35,14 +35,18 @@ from kerasdiff.backend.product_forms import (
     in_bfloat16,
     is_native,
     matmul,
-    training_forms,
     widen,
     widen_factor,
     with_forms,
 )
 from kerasdiff.backend.programs import Program, programs_hold_weights
-from kerasdiff.backend.shared_traces import call_once, call_shared
-from kerasdiff.backend.training import loss_of_replica, of_several_sizes, training_function
+from kerasdiff.backend.shared_traces import call_once, call_part, call_shared
+from kerasdiff.backend.training import (
+    loss_of_replica,
+    of_several_sizes,
+    training_forms,
+    training_function,
+)
 
 __all__ = [
     "HALF",
@@ -50,6 +54,7 @@ __all__ = [
     "Forms",
     "Program",
     "call_once",
+    "call_part",
     "call_shared",
     "cast_late",
     "check_trains",

@@ -4,7 +4,7 @@ import keras
 
 
 def next_index(index, arrays):
-    """`index + 1`, known only when a loop's arrays, not empty ones, are.
+    """`index + 1`, known only when a loop's arrays are.
 
     By itself a number is known at once, and TensorFlow begins up to ten turns beside each other:
     it holds the attention scores of all, and what is made of weights alone. Nothing exceeds
@@ -14,5 +14,6 @@ def next_index(index, arrays):
         index: int32 scalar.
         arrays: what the turn computes.
     """
-    firsts = sum(keras.ops.cast(keras.ops.ravel(array)[0], "float32") for array in arrays)
-    return index + 1 + keras.ops.cast(firsts > float("inf"), "int32")
+    firsts = [keras.ops.cast(keras.ops.ravel(array)[:1], "float32") for array in arrays]
+    total = keras.ops.sum(keras.ops.concatenate(firsts))  # an empty array has no first
+    return index + 1 + keras.ops.cast(total > float("inf"), "int32")

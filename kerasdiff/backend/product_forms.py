@@ -21,8 +21,8 @@ class Forms(NamedTuple):
         widened: 16 bits are computed in float32.
         native: but for bfloat16's matrix products, which the processor takes and adds up in
             float32.
-        regional: XLA compiles layers by themselves, those that it computes no slower than
-            TensorFlow's kernels do; see `call_shared`.
+        regional: XLA compiles by themselves long attention (`call_part`) and, where traces are
+            shared, layers that it computes no slower than TensorFlow's kernels (`call_shared`).
         spares: memory counts for more than time, and only small pictures take other forms.
         queries: how many of attention meet keys at once.
     """
@@ -111,20 +111,6 @@ def faster_forms(spares=False):
         return Forms(spares=spares)
     native, paired = computes_in_bfloat16(), name == "tensorflow"
     return Forms(True, paired, widened=True, native=native, spares=spares, queries=_queries())
-
-
-def training_forms(by_xla):
-    """What TensorFlow's training takes on processors: attention's alone.
-
-    By the other forms of products, steps of the demo model were no faster.
-
-    Args:
-        by_xla: whether XLA compiles all of a step; else it compiles attention.
-    """
-    faster = faster_forms()
-    if faster == Forms():
-        return faster
-    return faster._replace(filtered=False, paired=False) if by_xla else Forms(regional=True)
 
 
 def _queries():

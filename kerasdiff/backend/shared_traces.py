@@ -11,16 +11,23 @@ import keras
 from kerasdiff.backend.product_forms import faster_forms, forms, with_forms
 
 _TRACES = ContextVar("traces", default=None)
+_OF_LAYERS = ContextVar("of_layers", default=True)
 
 
 @contextmanager
-def sharing_traces():
-    """What `call_shared` and `call_once` call within this context shares its traces."""
+def sharing_traces(of_layers=True):
+    """What `call_once` and `call_part` call within this context shares its traces.
+
+    Args:
+        of_layers: whether what `call_shared` calls does, too.
+    """
     before = _TRACES.set({} if keras.backend.backend() in _ONCE else None)
+    before_of_layers = _OF_LAYERS.set(of_layers)
     try:
         yield
     finally:
         _TRACES.reset(before)
+        _OF_LAYERS.reset(before_of_layers)
 
 
 def call_shared(layer, call, *tensors, suits_xla=True, **settings):
@@ -33,7 +40,8 @@ def call_shared(layer, call, *tensors, suits_xla=True, **settings):
         suits_xla: whether XLA compiles it by itself, where forms are `regional`.
         **settings: of the trace; where there is a tensor among them, it is not shared.
     """
-    if _TRACES.get() is None or any(keras.ops.is_tensor(value) for value in settings.values()):
+    shares = _TRACES.get() is not None and _OF_LAYERS.get()
+    if not shares or any(keras.ops.is_tensor(value) for value in settings.values()):
         return call(*tensors, **settings)
     variables = layer.variables
     by_xla = suits_xla and forms().regional
@@ -60,6 +68,24 @@ def call_once(function, *arrays):
         return function(*arrays)
     # Not the function itself, whose traces JAX would keep for as long as its module.
     return _trace(function, lambda *arrays: function(*arrays))(*arrays)
+
+
+def call_part(function, given):
+    """`function(given)`, which XLA compiles by itself where forms are `regional`.
+
+    Args:
+        function: a pure one, with what tells it from others' as arguments that are given already:
+            a `functools.partial`.
+        given: a dict of tensors.
+    """
+    if _TRACES.get() is None or not forms().regional:
+        return function(given)
+
+    def traced(given):
+        with with_forms(faster_forms(forms().spares)):
+            return function(given)
+
+    return _trace((function.func, *function.args), traced, by_xla=True)(given)
 
 
 def _values(arrays):

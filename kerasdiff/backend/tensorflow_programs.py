@@ -12,8 +12,6 @@ try:
 except ImportError:  # they are not part of the interface
     gradient_registry, uid = None, None
 
-_NOTED = set()  # names of gradients that a function below will forget
-
 ROUND = 1 << 18  # far more numbers than a model takes; counting so far takes 0.05 s
 
 
@@ -67,7 +65,7 @@ def compile_function(function, jit_compile, prepare=None, in_parts=False):
 
 @contextmanager
 def _noting_gradients(names):
-    """Adds to a set what this context registers, but for contexts within it, which do themselves.
+    """Adds to a set what this context registers.
 
     Each use of a gradient of its own, SiLU's say, is registered for good with the trace that it
     stands in, and by it the network's weights: SD 1.5's 3.2 GiB, long after the network was let go.
@@ -76,16 +74,13 @@ def _noting_gradients(names):
     try:
         yield
     finally:
-        found = set(gradient_registry.list()).difference(before) if gradient_registry else set()
-        names |= found - _NOTED
-        _NOTED.update(found)
+        names |= set(gradient_registry.list()).difference(before) if gradient_registry else set()
 
 
 def _forget_gradients(names):
     registered = getattr(gradient_registry, "_registry", {})
     for name in names:
         registered.pop(name, None)
-    _NOTED.difference_update(names)
 
 
 def _count_from_a_round_number():

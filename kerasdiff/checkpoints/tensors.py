@@ -151,7 +151,7 @@ def require_finite(array, name, source):
         return
     if _is_finite(array):
         return
-    with np.errstate(invalid="ignore"):  # of which NumPy would warn besides
+    with np.errstate(invalid="ignore"):  # NumPy would warn of some kinds of NaN
         places = int((~np.isfinite(array)).sum())
     raise CheckpointError(
         f"{source}: the tensor {name!r} holds NaN or infinity as {array.dtype}, "
@@ -160,7 +160,7 @@ def require_finite(array, name, source):
 
 
 def _is_finite(array):
-    """By its bits: infinity's are the greatest of a finite number's and one; NaN's are greater."""
+    """By bits, which grow with the number: infinity's come next to the largest, then NaN's."""
     order, size = array.dtype.byteorder, array.itemsize
     infinity = np.array(np.inf, array.dtype).view(f"{order}u{size}")
     positive, negative = array.view(f"{order}i{size}"), array.view(f"{order}u{size}")
