@@ -10,8 +10,8 @@ import tensorflow as tf
 from attention_oracle import naive_attention, problem
 from keras import ops
 
-from kerasdiff.attention import attention, function, without_loops
-from kerasdiff.backend import Program, product_forms, training_forms
+from kerasdiff.attention import attention, function, pieces, without_loops
+from kerasdiff.backend import Program, forms, product_forms, training_forms
 from kerasdiff.backend.tensorflow_programs import compile_function
 
 
@@ -219,3 +219,25 @@ def test_training_that_is_let_go_of_leaves_attention_to_others_and_keeps_nothing
     got = compile_function(gradients, False)(*given)
     for one, expected in zip(got, gradients(*given), strict=True):  # operation by operation
         np.testing.assert_allclose(one, expected, atol=1e-5)
+
+
+def test_gradients_take_the_forms_of_the_forward_pass(monkeypatch):
+    """They are traced after it, where other forms may be allowed."""
+    monkeypatch.setattr(product_forms, "computes_in_bfloat16", lambda: True)
+    found, backward = [], pieces._backward
+
+    def note(*arguments):
+        found.append(forms())
+        return backward(*arguments)
+
+    monkeypatch.setattr(pieces, "_backward", note)
+    *arrays, _, _ = problem(2, 33, 40, 2, 8, 8)
+
+    def train(*given):
+        with training_forms(), tf.GradientTape() as tape:
+            tape.watch(given)
+            output = attention(*given, query_chunk_size=4, key_chunk_size=16)
+            return tape.gradient(output, given)
+
+    compile_function(train, False)(*(tf.cast(array, "bfloat16") for array in arrays))
+    assert found and all(each.widened and each.native for each in found)

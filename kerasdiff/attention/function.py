@@ -8,7 +8,8 @@ from functools import partial
 import keras
 from keras import ops
 
-from kerasdiff.attention.pieces import MASKED, chunked, for_scores, scaled, softmax, sum_dtype
+from kerasdiff.attention.dtypes import for_scores, scaled, sum_dtype
+from kerasdiff.attention.pieces import MASKED, chunked, softmax
 from kerasdiff.attention.spans import chunk_count
 from kerasdiff.backend import (
     QUERIES,

@@ -13,8 +13,18 @@ from functools import partial
 import keras
 from keras import ops
 
+from kerasdiff.attention.dtypes import for_scores, scaled, sum_dtype
 from kerasdiff.attention.spans import chunk_count, chunk_span, cut, cut_head, paste, repeat
-from kerasdiff.backend import HALF, forms, in_bfloat16, is_native, matmul, widen, widen_factor
+from kerasdiff.backend import (
+    HALF,
+    forms,
+    in_bfloat16,
+    is_native,
+    matmul,
+    widen,
+    widen_factor,
+    with_forms,
+)
 
 MASKED = -1e30
 """Score of a pair that does not attend: exp(MASKED - any real score) is exactly 0."""
@@ -41,7 +51,7 @@ def chunked(given, scale, sizes):
             gradients = _backward(kept, scale, sizes)
             return tuple(gradients.get(name) for name in names)  # none for the mask
 
-        return result["output"], gradient
+        return result["output"], with_forms(forms())(gradient)  # it is traced later, elsewhere
 
     return run(*given.values())
 
@@ -281,19 +291,3 @@ def _matmul(left, right):
 def softmax(scores):
     """Over the last axis. Of one score it is 1, of which Keras would warn; NaN stays NaN."""
     return ops.softmax(scores) if scores.shape[-1] != 1 else ops.exp(scores - scores)
-
-
-def scaled(query, scale):
-    """The query times a number that is not rounded to the query's dtype first."""
-    return ops.cast(ops.cast(query, sum_dtype(query)) * scale, query.dtype)
-
-
-def for_scores(array):
-    """Queries or keys as their product is taken of: float16 may overflow."""
-    is_short = keras.backend.standardize_dtype(array.dtype) == "float16"
-    return ops.cast(array, "float32") if is_short else array
-
-
-def sum_dtype(array):
-    """Of softmax, its sums and everything that is added up over pieces."""
-    return "float64" if keras.backend.standardize_dtype(array.dtype) == "float64" else "float32"
