@@ -36,10 +36,26 @@ step = training_function(model)
 step(iter([batch]))
 print(model.get_weights()[0].tobytes().hex(), int(model.optimizer.iterations))
 """
+PART = """
+import keras
+import numpy as np
+from kerasdiff.attention import attention
+from kerasdiff.backend import prepare_compiler, training_forms
+from kerasdiff.backend.tensorflow_programs import compile_function
+prepare_compiler()
+
+def mix(x):
+    with training_forms():
+        return attention(x, x, x, query_chunk_size=4, key_chunk_size=8)
+
+x = np.arange(240).reshape(1, 30, 2, 4).astype("float32") % 7
+print(np.asarray(compile_function(mix, False, lambda: None)(x)).tobytes().hex())
+"""
 PROGRAMS = {
     "picture": RUN,
     "training step": TRAIN.replace("JIT", "True"),
     "update": TRAIN.replace("JIT", "False"),
+    "part of a step": PART,
 }
 
 
@@ -89,7 +105,7 @@ def first(home, firsts):
 @pytest.mark.parametrize(
     "work", ("", "[keras.ops.ones(i) * 2 for i in range(9)]\n"), ids=("no work", "other work")
 )
-@pytest.mark.parametrize("code", ("picture", "training step"))
+@pytest.mark.parametrize("code", ("picture", "training step", "part of a step"))
 def test_the_next_process_takes_what_the_first_compiled(home, first, code, work):
     """Whatever other work it did before."""
     given, _ = first(code)
