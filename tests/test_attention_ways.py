@@ -241,3 +241,22 @@ def test_gradients_take_the_forms_of_the_forward_pass(monkeypatch):
 
     compile_function(train, False)(*(tf.cast(array, "bfloat16") for array in arrays))
     assert found and all(each.widened and each.native for each in found)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+def test_training_takes_sizes_that_are_unknown_while_tracing(dtype, monkeypatch):
+    monkeypatch.setattr(product_forms, "computes_in_bfloat16", lambda: True)
+
+    def train(x):
+        with training_forms(), tf.GradientTape() as tape:
+            tape.watch(x)
+            output = attention(x, x, x, query_chunk_size=4, key_chunk_size=8)
+            return tape.gradient(output, x)
+
+    shape = tf.TensorSpec((None, None, 2, 4), dtype)
+    step = tf.function(train, input_signature=[shape], autograph=False)
+    array = tf.cast(problem(2, 30, 30, 2, 4, 4)[0], dtype)
+    got, known = (tf.cast(run(array), "float32") for run in (step, compile_function(train, False)))
+    last_bit = {"float32": 2**-20, "bfloat16": 2**-7, "float16": 2**-10}[dtype]
+    assert tf.norm(got - known) < last_bit * tf.norm(known)
+    assert step(array[:1, :17]).shape == (1, 17, 2, 4)

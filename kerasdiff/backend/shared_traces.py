@@ -76,9 +76,10 @@ def call_part(function, given):
     Args:
         function: a pure one, with what tells it from others' as arguments that are given already:
             a `functools.partial`.
-        given: a dict of tensors.
+        given: a dict of tensors; where a size is unknown, all stays one program.
     """
-    if _TRACES.get() is None or not forms().regional:
+    is_known = all(None not in array.shape for array in given.values())
+    if _TRACES.get() is None or not forms().regional or not is_known:
         return function(given)
 
     def traced(given):
