@@ -45,8 +45,8 @@ def training_forms():
     """Within this context XLA compiles long attention in a form of its own, on processors.
 
     With gradients it takes 0.7 of the time that TensorFlow's kernels do in float32, and in
-    bfloat16 less than half of what XLA takes in the plain form. By all forms of products, steps of the demo
-    model were no faster.
+    bfloat16 less than half of what XLA takes in the plain form. By all forms of products, steps of
+    the demo model were no faster.
     """
     regional = keras.backend.backend() == "tensorflow" and device() == "cpu"
     with with_forms(Forms(regional=regional)), sharing_traces(of_layers=False):
