@@ -193,7 +193,8 @@ def test_training_has_xla_compile_attention(by_xla):
     assert any(each.attr["_XlaMustCompile"].b for each in graph.library.function)
 
 
-def test_training_that_is_let_go_of_leaves_attention_to_others_and_keeps_nothing():
+@pytest.mark.parametrize("backwards", (False, True))
+def test_training_that_is_let_go_of_leaves_attention_to_others_and_keeps_nothing(backwards):
     *arrays, _, _ = problem(2, 33, 40, 2, 8, 8, seed=1)
     given = [tf.constant(array) for array in arrays]
 
@@ -202,8 +203,8 @@ def test_training_that_is_let_go_of_leaves_attention_to_others_and_keeps_nothing
             return attention(*given, query_chunk_size=4, key_chunk_size=16)
 
     def first():
-        weight = tf.Variable(2.0)
-        run = compile_function(lambda *given: gradients(weight * given[0], *given[1:]), False)
+        weight, function = tf.Variable(2.0), gradients if backwards else mixed
+        run = compile_function(lambda *given: function(weight * given[0], *given[1:]), False)
         run(*given)
         return weakref.ref(weight)
 
