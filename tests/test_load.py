@@ -20,6 +20,7 @@ from kerasdiff.checkpoints.tensors import (
     CheckpointError,
     LazyTensor,
     Tensors,
+    cast,
     require_finite,
 )
 from kerasdiff.configs import CLIP_L, OPENCLIP_BIGG, OPENCLIP_H, SD1, SD1_INPAINT, SD2, SDXL, TINY
@@ -182,6 +183,18 @@ def test_numbers_are_looked_at_in_any_order_of_bytes_and_of_axes(dtype, value):
     view[1, 1] = value
     with pytest.raises(CheckpointError, match="in 1 of 6 places"):
         require_finite(view, "weight", "file")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # NumPy's, of NaN
+@pytest.mark.parametrize("dtype", (np.float16, np.float32, np.float64, ml_dtypes.bfloat16))
+def test_every_float16_is_cast_as_numpy_casts_it(dtype):
+    everything = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = everything[np.isfinite(everything)]
+    some = finite[: 2**15].reshape(-1, 8)[::3, 1::2]  # neither rows nor columns lie together
+    for given in (everything, finite, some, some[:0], finite.astype(">f2")):
+        wanted, got = given.astype(dtype), cast(given, np.dtype(dtype))
+        assert got.dtype == wanted.dtype and got.shape == wanted.shape
+        assert got.tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("threads", (1, 3))

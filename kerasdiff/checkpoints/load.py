@@ -19,6 +19,7 @@ from kerasdiff.checkpoints.tensors import (
     CheckpointError,
     LazyTensor,
     Tensors,
+    cast,
     require_finite,
 )
 from kerasdiff.layers import rounded, tensor_name, to_torch_axes
@@ -127,7 +128,7 @@ def copy_turned(tensor, array, axes):
     turned = array.view(bits).transpose(axes)  # HWIO -> OIHW, IO -> OI
     for start in range(0, len(tensor), ROWS):
         rows = slice(start, start + ROWS)
-        turned[rows] = tensor[rows].astype(array.dtype, copy=False).view(bits)
+        turned[rows] = cast(tensor[rows], array.dtype).view(bits)
 
 
 def check_fit(tensors, want, model):

@@ -10,6 +10,7 @@ from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.load import state
 from kerasdiff.checkpoints.names import from_diffusers
 from kerasdiff.checkpoints.save import convert
+from kerasdiff.checkpoints.tensors import cast
 from kerasdiff.decoder import Decoder
 from kerasdiff.diffusion_model import DiffusionModel
 from kerasdiff.image_encoder import ImageEncoder
@@ -109,3 +110,14 @@ def test_a_single_file_written_here_has_the_original_names(tmp_path, family):
         assert set(found.state_dict()) == set(expected)
         for name, tensor in found.state_dict().items():
             assert torch.equal(tensor, expected[name]), name
+
+
+def test_small_weights_are_cast_where_the_processor_takes_them_for_zero():
+    numbers = np.arange(2**10, dtype=np.uint16).view(np.float16)  # all without a leading one
+    wanted = numbers.astype(np.float32)
+    assert torch.set_flush_denormal(True)
+    try:
+        got = cast(numbers, np.dtype(np.float32))
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(got, wanted)
