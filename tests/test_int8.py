@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
 from kerasdiff import StableDiffusion
-from kerasdiff.backend import Program
+from kerasdiff.backend import Forms, Program, with_forms
 from kerasdiff.checkpoints.load import load, state
 from kerasdiff.checkpoints.models import kept_in_float
 from kerasdiff.checkpoints.tensors import CheckpointError
@@ -74,9 +74,37 @@ def test_what_is_not_finite_stays_so(number):
     layer, x = Dense(24), np.ones((2, 16), "float32")
     layer(x)
     layer.quantize("int8")
+    finite = np.asarray(layer(x))
     x[0, 0] = number
     y = np.asarray(layer(x))
-    assert not np.isfinite(y[0]).any() and np.isfinite(y[1]).all()
+    assert not np.isfinite(y[0]).any()
+    assert_array_equal(y[1], finite[1])
+
+
+SIZES = {  # kernel, bytes of it at once: parts
+    "whole": ((64, 512), 2**17, 1),
+    "matrix": ((64, 512), 2**17 - 1, 2),
+    "never of few channels": ((64, 512), 2**10, 4),
+    "convolution": ((3, 3, 16, 768), 2**17, 4),
+    "of an odd number": ((64, 640 + 5), 2**10, 1),
+}
+
+
+@pytest.mark.parametrize("shape, at_once, parts", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("number", (0, np.nan))
+def test_a_large_kernel_is_used_in_parts_that_stay_in_the_cache(shape, at_once, parts, number):
+    *size, _, filters = shape
+    layer = PaddedConv2D(filters, 3, padding=1) if size else Dense(filters)
+    x = np.random.default_rng(3).standard_normal((2, 4, 4, shape[-2])).astype("float32")
+    x[0, 0, 0, 0] = number
+    layer(x)
+    layer.quantize("int8")
+    whole, taken, product = np.asarray(layer(x)), [], layer.product
+    layer.product = lambda x, kernel: taken.append(kernel.shape) or product(x, kernel)
+    with with_forms(Forms(kernel_bytes=at_once)):
+        got = np.asarray(layer(x))
+    assert taken == [(*shape[:-1], filters // parts)] * parts
+    assert_allclose(got, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -25,6 +25,7 @@ class Forms(NamedTuple):
             shared, layers that it computes no slower than TensorFlow's kernels (`call_shared`).
         spares: memory counts for more than time, and only small pictures take other forms.
         queries: how many of attention meet keys at once.
+        kernel_bytes: what at most an int8 kernel is cast to at once, or None; see `layers.int8`.
     """
 
     filtered: bool = False
@@ -34,6 +35,7 @@ class Forms(NamedTuple):
     regional: bool = False
     spares: bool = False
     queries: int = QUERIES
+    kernel_bytes: int | None = None
 
 
 HALF = ("bfloat16", "float16")
@@ -110,7 +112,10 @@ def faster_forms(spares=False):
     if device() != "cpu" or name not in ("tensorflow", "jax"):
         return Forms(spares=spares)
     native, paired = computes_in_bfloat16(), name == "tensorflow"
-    return Forms(True, paired, widened=True, native=native, spares=spares, queries=_queries())
+    return Forms(
+        True, paired, widened=True, native=native, spares=spares, queries=_queries(),
+        kernel_bytes=cache_size() // 4 or None,
+    )  # fmt: skip
 
 
 def _queries():

@@ -1,13 +1,17 @@
 """Kernels that can be kept as int8, in a quarter of float32's memory."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import HALF, cast_late, empty, widen_factor
+from kerasdiff.backend import HALF, cast_late, empty, forms, widen_factor
 from kerasdiff.layers.variables import initializer, is_initialized
 
 LARGEST = 127
+FEWEST_CHANNELS = 128  # of a large kernel that are cast at once
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ROWS = 1024  # that are rounded at once
 
 
@@ -63,9 +67,33 @@ class KernelLayer(keras.layers.Layer):
         )
 
     def call(self, x):
-        wide = self.factor(x)
-        y = self.scaled(self.product(wide, self.kernel_values(wide)), x.dtype)
+        y = self.scaled(self._products(self.factor(x)), x.dtype)
         return y if self.bias is None else y + self.bias
+
+    def _products(self, x):
+        """The product; of a large kernel in int8, by a part of the channels after another.
+
+        What a part is cast to is used while it lies in the processor's cache.
+        """
+        parts = self._parts(x)
+        if parts == 1:
+            return self.product(x, self.kernel_values(x))
+        products, before = [], x
+        for kernel in ops.split(self.kernel, parts, -1):
+            before = self.product(x, cast_late(kernel, x.dtype, before))
+            products.append(before)
+        return ops.concatenate(products, -1)
+
+    def _parts(self, x):
+        if self.scale is None or forms().kernel_bytes is None:
+            return 1
+        *_, channels = shape = self.kernel.shape
+        size, parts = math.prod(shape) * BYTES[keras.backend.standardize_dtype(x.dtype)], 1
+        while size > parts * forms().kernel_bytes:
+            if channels % (2 * parts) or channels < 2 * parts * FEWEST_CHANNELS:
+                break
+            parts *= 2
+        return parts
 
     def factor(self, x):
         """The input in the dtype in which `product` takes it."""
@@ -75,7 +103,7 @@ class KernelLayer(keras.layers.Layer):
         """The kernel in the dtype of `x`, in int8 still without its scale."""
         is_widened = self.kernel.dtype in HALF and x.dtype == "float32"
         is_narrow = self.scale is not None or is_widened
-        return cast_late(self.kernel, x) if is_narrow else self.kernel
+        return cast_late(self.kernel, x.dtype, x) if is_narrow else self.kernel
 
     def scaled(self, y, dtype):
         """Products with `kernel_values`, (..., channels), with the scale that these lack."""
