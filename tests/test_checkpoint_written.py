@@ -129,6 +129,37 @@ def test_clip_s_vocabulary_is_not_taken_for_another(tmp_path):
     assert not (tmp_path / "one.safetensors").exists()
 
 
+def swap(vocabulary):
+    return vocabulary | {"cat</w>": vocabulary["dog</w>"], "dog</w>": vocabulary["cat</w>"]}
+
+
+def with_whole_token(settings):
+    added = settings["added_tokens_decoder"] | {"2368": {"content": "cat</w>"}}
+    return settings | {"added_tokens_decoder": added}
+
+
+OWN = {  # file, what it becomes
+    "ids": ("vocab.json", swap),
+    "length": ("tokenizer_config.json", lambda settings: settings | {"model_max_length": 50}),
+    "whole tokens": ("tokenizer_config.json", with_whole_token),
+}
+
+
+@pytest.mark.parametrize("file, change", OWN.values(), ids=OWN)
+def test_a_tokenizer_of_its_own_is_not_lost_in_a_single_file(tmp_path, file, change):
+    source, target = tmp_path / "sd1", tmp_path / "one.safetensors"
+    save_folder(source, TINY["sd1"], parts_of("sd1"))
+    convert(source, target)
+    before, path = target.read_bytes(), source / "tokenizer" / file
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    fault = f"{target}: a single file has no place for a tokenizer, and {path.parent} is not the"
+    with pytest.raises(CheckpointError, match=fault):
+        convert(source, target)
+    assert target.read_bytes() == before
+    convert(source, tmp_path / "new")
+    assert read_folder(tmp_path / "new" / "tokenizer") == read_folder(path.parent)
+
+
 FORMS = {
     "fast": {"tokenizer": fast()},
     "older": {

@@ -20,7 +20,7 @@ from kerasdiff.checkpoints.original import put
 from kerasdiff.checkpoints.prediction import markers_of
 from kerasdiff.checkpoints.safetensor_files import write_safetensors
 from kerasdiff.checkpoints.tensors import CheckpointError, LazyTensor, Tensors
-from kerasdiff.checkpoints.tokenizers import clip_tokenizer, read_tokenizers
+from kerasdiff.checkpoints.tokenizers import check_is_clips, read_tokenizers
 
 # diffusers will not open an inpainting folder that does not say whose layout it has
 LAYOUT = {"_diffusers_version": "0.42.1"}
@@ -45,10 +45,11 @@ def convert(source, target, dtype=None, **options):
     check_suffix(target)
     checkpoint = find_and_open(source, **options)
     check_whole(checkpoint)
+    folders = checkpoint.tokenizer_folders
     if target.suffix == ".safetensors":
+        check_vocabularies(target, checkpoint.config, folders)
         save_file(target, checkpoint.config, checkpoint.parts, dtype)
     else:
-        folders = checkpoint.tokenizer_folders
         save_folder(target, checkpoint.config, checkpoint.parts, dtype, folders)
 
 
@@ -63,16 +64,16 @@ def check_suffix(target):
         )
 
 
-def check_vocabularies(path, config):
-    """Refuses a single file for text encoders that need a tokenizer of their own."""
+def check_vocabularies(path, config, folders=None):
+    """Refuses a single file where a text encoder needs a tokenizer of its own.
+
+    Args:
+        path: the file, for errors.
+        config: the `StableDiffusionConfig`.
+        folders: as `save_folder`'s `tokenizer_folders`.
+    """
     for name, encoder in zip(TOKENIZERS, config.text_encoders, strict=False):
-        try:
-            clip_tokenizer(encoder, path, name)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{path}: a single file has no place for a tokenizer, and this text encoder of "
-                f"{encoder.vocab_size} tokens needs its own: name a folder"
-            ) from error
+        check_is_clips(path, name, encoder, folders or {})
 
 
 def save_file(path, config, parts, dtype=None):

@@ -3,6 +3,7 @@
 from kerasdiff.checkpoints.folders import TOKENIZERS
 from kerasdiff.checkpoints.tensors import CheckpointError
 from kerasdiff.clip_tokenizer import SimpleTokenizer
+from kerasdiff.tokenizer_files import clip_vocabulary, read_folder
 
 
 def read_tokenizers(source, config, folders):
@@ -55,3 +56,38 @@ def clip_tokenizer(encoder, source, name):
             f"text encoder of {encoder.vocab_size}"
         )
     return tokenizer
+
+
+def check_is_clips(path, name, encoder, folders):
+    """Refuses a single file, which has no place for a tokenizer, where CLIP's own is not the same.
+
+    Args:
+        path: the file, for errors.
+        name, encoder, folders: as for `read_tokenizer`.
+
+    Raises:
+        CheckpointError: prompts would become other numbers, or a tokenizer cannot be read.
+    """
+    try:
+        clip_tokenizer(encoder, path, name)
+        own = read_folder(folders[name]) if name in folders else None
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: a single file has no place for a tokenizer, and this text encoder of "
+            f"{encoder.vocab_size} tokens needs its own: name a folder"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if own and not _is_clips(own, encoder.max_length):
+        raise CheckpointError(
+            f"{path}: a single file has no place for a tokenizer, and {folders[name]} is not the "
+            "same as CLIP's own: name a folder"
+        )
+
+
+def _is_clips(own, max_length):
+    """Whether a `Vocabulary` gives prompts CLIP's numbers, in rows of this length."""
+    clip, roles = clip_vocabulary(), {own.start, own.end, own.unknown, own.pad}
+    fields = ("ids", "merges", "start", "end")
+    is_same = all(getattr(own, field) == getattr(clip, field) for field in fields)
+    return is_same and own.max_length == max_length and own.whole.keys() <= roles

@@ -83,7 +83,7 @@ def prepare(settings):
     make_optimizer(settings)
     checkpoint, data = open_model(settings), settings.data
     if settings.output.endswith(".safetensors"):
-        check_vocabularies(settings.output, checkpoint.config)
+        check_vocabularies(settings.output, checkpoint.config, checkpoint.tokenizer_folders)
     else:
         read_tokenizers(settings.output, checkpoint.config, checkpoint.tokenizer_folders)
     buckets = None
