@@ -153,15 +153,17 @@ def test_with_options_in_a_file_it_stays_and_nothing_is_kept(monkeypatch, tmp_pa
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
 @pytest.mark.parametrize("in_bfloat16", (True, False))
 @pytest.mark.parametrize("has_pool", (True, False))
+@pytest.mark.parametrize("spares", (True, False))
 def test_tensorflow_s_pool_is_given_up_where_asked_and_where_graphs_do_not_compute(
-    monkeypatch, has_pool, in_bfloat16
+    monkeypatch, has_pool, in_bfloat16, spares
 ):
     name = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
     monkeypatch.setattr(compilers, "computes_in_bfloat16", lambda: in_bfloat16)
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)  # and again afterwards
-    backend.prepare_compiler(has_pool)
-    assert os.environ.get(name) == (None if has_pool or in_bfloat16 else "1")
+    backend.prepare_compiler(has_pool, spares)
+    keeps = not spares and (has_pool or in_bfloat16)
+    assert os.environ.get(name) == (None if keeps else "1")
 
 
 @pytest.mark.parametrize("where, is_full", (("gpu", True), ("cpu", False)))

@@ -51,14 +51,16 @@ def test_a_message_of_python_s_names_options(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options, has_pool",
+    "options, has_pool, spares",
     [
-        ((), False), (("--dtype", "bfloat16"), False), (("--jit",), False),
-        (("--no-jit",), True), (("--memory", "low"), False),
-        (("--no-jit", "--memory", "low"), False),
+        ((), False, False), (("--dtype", "bfloat16"), False, False), (("--jit",), False, False),
+        (("--no-jit",), True, False), (("--memory", "low"), False, True),
+        (("--no-jit", "--memory", "low"), True, True),
     ],
 )  # fmt: skip
-def test_programs_by_xla_and_little_memory_do_without_a_pool(run, monkeypatch, options, has_pool):
+def test_programs_by_xla_and_little_memory_do_without_a_pool(
+    run, monkeypatch, options, has_pool, spares
+):
     asked = []
     monkeypatch.setattr("kerasdiff.cli.start.import_quietly", lambda **given: asked.append(given))
     monkeypatch.setattr(
@@ -66,7 +68,7 @@ def test_programs_by_xla_and_little_memory_do_without_a_pool(run, monkeypatch, o
         lambda *arguments, **options: np.zeros((1, 8, 8, 3), "uint8"),
     )
     assert run("a house", *options)[0] == 0
-    assert asked == [{"has_pool": has_pool}]
+    assert asked == [{"has_pool": has_pool, "spares": spares}]
 
 
 def test_the_package_is_the_command(tmp_path):

@@ -14,7 +14,7 @@ from kerasdiff.backend.processor import (
 )
 
 
-def prepare_compiler(has_pool=True):
+def prepare_compiler(has_pool=True, spares=False):
     """Sets TensorFlow and XLA up for the whole process, and has XLA keep its programs.
 
     It must come before the first tensor or question about devices: options are read then. They are
@@ -22,9 +22,11 @@ def prepare_compiler(has_pool=True):
 
     Args:
         has_pool: whether TensorFlow keeps the memory of its own kernels (oneDNN's) in a pool: False
-            for processes that run XLA's programs alone, which ask for memory once a picture, and
-            where memory matters most. Of SD 1.5's it keeps 0.5 GiB; graphs, which ask for every
-            operation's, take 1.2 times as long without it (SD 1.5's image encoder) or more.
+            for processes that run XLA's programs alone, which ask for memory once a picture. Of
+            SD 1.5's it keeps 0.5 GiB; graphs, which ask for every operation's, take 1.2 times as
+            long without it (SD 1.5's image encoder) or more. Where the processor computes in
+            bfloat16 it stays: graphs may be what is fastest there.
+        spares: whether memory counts for more than time: then there is none anywhere.
 
     Returns:
         The folder of programs, or None; see `keep_programs`.
@@ -34,7 +36,7 @@ def prepare_compiler(has_pool=True):
         # XLA folds constants itself. Before it, that took more than a second of SD 1.5's first
         # step: most are loops' first values, millions of zeros, copied and looked at.
         add_options("TF_XLA_FLAGS", {"--tf_xla_disable_constant_folding": "true"})
-        if not has_pool and not computes_in_bfloat16():
+        if spares or not (has_pool or computes_in_bfloat16()):
             os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     return keep_programs()
 

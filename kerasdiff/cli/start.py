@@ -8,11 +8,11 @@ import sys
 from kerasdiff.configs import PREDICTION_TYPES
 
 
-def import_quietly(has_pool=True):
+def import_quietly(**pool):
     """Imports the framework without its start-up log, which helps nobody and hides errors.
 
     Args:
-        has_pool: of `backend.prepare_compiler`.
+        **pool: of `backend.prepare_compiler`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -23,7 +23,7 @@ def import_quietly(has_pool=True):
     try:
         from kerasdiff.backend import device, prepare_compiler
 
-        prepare_compiler(has_pool)  # before anything else: it is too late once a device is known
+        prepare_compiler(**pool)  # before anything else: it is too late once a device is known
         device()
     except ModuleNotFoundError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -66,7 +66,7 @@ def add_model(add):
 def open_model(options, **arguments):
     """`StableDiffusion.from_preset` of the options of `add_model`, after a quiet start."""
     by_xla, is_low = arguments.get("jit_compile", False), arguments.get("memory") == "low"
-    import_quietly(has_pool=not by_xla and not is_low)
+    import_quietly(has_pool=not by_xla, spares=is_low)
     from kerasdiff.stable_diffusion import StableDiffusion
 
     arguments |= files_of(options)
