@@ -18,7 +18,7 @@ def cast_late(weight, dtype, after):
 
 
 def _nothing(dtype, after):
-    """0, which compilers do not know before they order."""
+    """0, after NaN too; compilers do not know it before they order."""
     first = keras.ops.reshape(after, (-1,))[0]
     return keras.ops.cast(keras.ops.greater(first, float("inf")), dtype)
 
