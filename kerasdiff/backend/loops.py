@@ -1,4 +1,4 @@
-"""Loops whose turns do not begin before the last one's end."""
+"""What waits for what, where compilers would begin early: turns of loops, casts of weights."""
 
 import keras
 
@@ -7,8 +7,7 @@ def next_index(index, arrays):
     """`index + 1`, known only when a loop's arrays are.
 
     By itself a number is known at once, and TensorFlow begins up to ten turns beside each other:
-    it holds the attention scores of all, and what is made of weights alone. Nothing exceeds
-    infinity, so what is added waits and is 0.
+    it holds the attention scores of all, and what is made of weights alone.
 
     Args:
         index: int32 scalar.
@@ -16,4 +15,9 @@ def next_index(index, arrays):
     """
     firsts = [keras.ops.cast(keras.ops.ravel(array)[:1], "float32") for array in arrays]
     total = keras.ops.sum(keras.ops.concatenate(firsts))  # an empty array has no first
-    return index + 1 + keras.ops.cast(total > float("inf"), "int32")
+    return index + 1 + zero_after(total, "int32")
+
+
+def zero_after(number, dtype):
+    """0, known only when a float is: nothing exceeds infinity, NaN neither."""
+    return keras.ops.cast(number > float("inf"), dtype)
