@@ -45,12 +45,8 @@ def convert(source, target, dtype=None, **options):
     check_suffix(target)
     checkpoint = find_and_open(source, **options)
     check_whole(checkpoint)
-    folders = checkpoint.tokenizer_folders
-    if target.suffix == ".safetensors":
-        check_vocabularies(target, checkpoint.config, folders)
-        save_file(target, checkpoint.config, checkpoint.parts, dtype)
-    else:
-        save_folder(target, checkpoint.config, checkpoint.parts, dtype, folders)
+    save = save_file if target.suffix == ".safetensors" else save_folder
+    save(target, checkpoint.config, checkpoint.parts, dtype, checkpoint.tokenizer_folders)
 
 
 def check_suffix(target):
@@ -76,7 +72,7 @@ def check_vocabularies(path, config, folders=None):
         check_is_clips(path, name, encoder, folders or {})
 
 
-def save_file(path, config, parts, dtype=None):
+def save_file(path, config, parts, dtype=None, tokenizer_folders=None):
     """Write a single safetensors file in the original layout.
 
     Args:
@@ -85,6 +81,7 @@ def save_file(path, config, parts, dtype=None):
         parts: dict of part to mapping of canonical names to arrays in PyTorch's axis order, as
             `Checkpoint.parts` or, of models, `load.state`.
         dtype: "float32", "float16" or "bfloat16"; None keeps each tensor's own.
+        tokenizer_folders: as for `save_folder`, to be refused if they are not CLIP's own.
 
     The metadata of the UNet's file is carried over, but for hashes of tensors and what it predicts.
     That is said where other programs look for it: in the metadata and, for SDXL, by markers.
@@ -92,7 +89,7 @@ def save_file(path, config, parts, dtype=None):
     Raises:
         CheckpointError: if a text encoder is not for CLIP's own vocabulary.
     """
-    check_vocabularies(path, config)
+    check_vocabularies(path, config, tokenizer_folders)
     entries = {}
     for part in parts_of(config):
         tensors = _part(parts, part, dtype)
