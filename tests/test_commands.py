@@ -71,6 +71,17 @@ def test_programs_by_xla_and_little_memory_do_without_a_pool(
     assert asked == [{"has_pool": has_pool, "spares": spares}]
 
 
+@pytest.mark.parametrize("before, frozen", [("import gc", True), ("import gc, keras", False)])
+def test_a_process_of_its_own_looks_for_no_garbage_in_imports(before, frozen):
+    lines = [
+        before, "from kerasdiff.cli.start import import_quietly", "import_quietly()",
+        "print(gc.get_freeze_count() > 0, gc.isenabled())",
+    ]  # fmt: skip
+    command = [sys.executable, "-c", "; ".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(frozen), "True"]
+
+
 def test_the_package_is_the_command(tmp_path):
     command = [sys.executable, "-m", "kerasdiff", "info", str(tmp_path / "nothing")]
     done = subprocess.run(command, capture_output=True, text=True)
