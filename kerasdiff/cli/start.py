@@ -11,6 +11,8 @@ from kerasdiff.configs import PREDICTION_TYPES
 def import_quietly(**pool):
     """Imports the framework without its start-up log, which helps nobody and hides errors.
 
+    In a process that has not imported Keras before, Python looks for no garbage in what there is.
+
     Args:
         **pool: of `backend.prepare_compiler`.
     """
