@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kerasdiff.backend import Described
 from kerasdiff.configs import TextEncoderConfig
 from kerasdiff.layers import (
     Attention,
@@ -83,6 +84,12 @@ def _check(config):
         )
 
 
+class Table(Described, keras.layers.Embedding):
+    """Integers below `input_dim` to rows of `output_dim` numbers."""
+
+    FIELDS = ("input_dim", "output_dim")
+
+
 @keras.saving.register_keras_serializable("kerasdiff")
 class TextEmbeddings(Composite):
     """(B, T) ids and (1 or B, T) positions to (B, T, width).
@@ -102,7 +109,7 @@ class TextEmbeddings(Composite):
 
     def _table(self, leaf, rows):
         start = initializer("random_normal")
-        return keras.layers.Embedding(
+        return Table(
             rows, self.width, embeddings_initializer=start, name=f"{ROOT}.embeddings.{leaf}",
             dtype=self.dtype_policy,
         )  # fmt: skip

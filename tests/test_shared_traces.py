@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ def nothing_traced(monkeypatch):
 
 def drawn(kind, *args, shapes=(X.shape,), seed=0):
     """A layer with weights that no other has."""
-    layer = kind(*args, name=f"{kind.__name__}-{seed}")
+    layer = kind(*args, name=f"{getattr(kind, 'func', kind).__name__}-{seed}")
     layer.build(*shapes)
     rng = np.random.default_rng(seed)
     layer.set_weights([0.3 * rng.standard_normal(each.shape) for each in layer.get_weights()])
@@ -97,6 +98,37 @@ def test_a_layer_with_another_part_is_traced_apart():
         layers.append(drawn(Doubling, 8, 2, 1e-5, seed=seed))
     _, got, wanted = in_a_row(layers)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    assert len(Counted.traced) == 2
+
+
+def test_a_setting_that_only_its_own_config_tells_is_traced_apart():
+    class Scaled(Counted):
+        def __init__(self, *args, factor, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.factor = factor
+
+        def call(self, x, embedding=None):
+            return self.factor * super().call(x, embedding)
+
+        def get_config(self):
+            return {**super().get_config(), "factor": self.factor}
+
+    layers = [
+        drawn(partial(Scaled, factor=factor), 8, 2, 1e-5, seed=seed)
+        for seed, factor in enumerate((1.0, 2.0))
+    ]
+    _, got, wanted = in_a_row(layers)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    assert len(Counted.traced) == 2
+
+
+@pytest.mark.parametrize("apart", ({"dtype": "mixed_bfloat16"}, {"trainable": False}))
+def test_what_keras_itself_is_told_of_a_layer_is_told_apart(apart):
+    layers = [
+        drawn(partial(Counted, **settings), 8, 2, 1e-5, seed=seed)
+        for seed, settings in enumerate(({}, apart))
+    ]
+    in_a_row(layers)
     assert len(Counted.traced) == 2
 
 

@@ -40,7 +40,7 @@ from kerasdiff.backend.product_forms import (
     with_forms,
 )
 from kerasdiff.backend.programs import Program, programs_hold_weights
-from kerasdiff.backend.shared_traces import call_once, call_part, call_shared
+from kerasdiff.backend.shared_traces import Described, call_once, call_part, call_shared
 from kerasdiff.backend.training import (
     loss_of_replica,
     of_several_sizes,
@@ -51,6 +51,7 @@ from kerasdiff.backend.training import (
 __all__ = [
     "HALF",
     "QUERIES",
+    "Described",
     "Forms",
     "Program",
     "call_once",

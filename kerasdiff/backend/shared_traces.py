@@ -14,6 +14,23 @@ _TRACES = ContextVar("traces", default=None)
 _OF_LAYERS = ContextVar("of_layers", default=True)
 
 
+class Described:
+    """A layer of which its fields, its dtype and the layers in it tell all but weights.
+
+    Attributes:
+        FIELDS: names of the constructor's arguments, which are also attributes.
+    """
+
+    FIELDS = ()
+
+    def fields(self):
+        """The settings, by their names."""
+        return {name: getattr(self, name) for name in self.FIELDS}
+
+    def get_config(self):
+        return {**super().get_config(), **self.fields()}
+
+
 @contextmanager
 def sharing_traces(of_layers=True):
     """What `call_once` and `call_part` call within this context shares its traces.
@@ -111,10 +128,22 @@ def _kind(layer):
     Its own `call` counts, where somebody hooked in.
     """
     settings = (
-        repr((type(each), vars(each).get("call"), {**each.get_config(), "name": None}))
+        repr((type(each), vars(each).get("call"), _settings(each)))
         for each in layer._flatten_layers()
     )
     return (*settings, *((tuple(each.shape), each.dtype) for each in layer.variables))
+
+
+def _settings(layer):
+    """A layer's config without its name; by Keras only where no fields tell all of it.
+
+    What serializes for Keras asks of each object whether it is TensorFlow's, and imports all of
+    TensorFlow for that, on JAX too: 2 s.
+    """
+    if type(layer).get_config is not Described.get_config:
+        return {**layer.get_config(), "name": None}
+    policy, regularizer = layer.dtype_policy.get_config(), layer.activity_regularizer
+    return layer.fields(), policy, layer.trainable, regularizer
 
 
 def _once_by_tensorflow(function, by_xla):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kerasdiff.backend import Described
 from kerasdiff.layers.basic import PaddedConv2D
 from kerasdiff.layers.blocks import Composite, Downsample, ResBlock, Upsample
 from kerasdiff.layers.norms import GroupNorm
@@ -37,12 +38,14 @@ class AttentionBlock(Composite):
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
-class MeanLatents(keras.layers.Layer):
+class MeanLatents(Described, keras.layers.Layer):
     """Moments (B, h, w, 2 C) to scaled mean latents (B, h, w, C) in float32.
 
     Args:
         scale, shift: latents are `(mean - shift) * scale`.
     """
+
+    FIELDS = ("scale", "shift")
 
     def __init__(self, scale, shift, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -54,9 +57,6 @@ class MeanLatents(keras.layers.Layer):
 
     def compute_output_shape(self, moments_shape):
         return (*moments_shape[:-1], moments_shape[-1] // 2)
-
-    def get_config(self):
-        return {**super().get_config(), "scale": self.scale, "shift": self.shift}
 
 
 def apply_blocks(x, blocks, config, dtype):

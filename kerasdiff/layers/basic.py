@@ -17,6 +17,8 @@ class Dense(KernelLayer):
         use_bias: whether a bias is added.
     """
 
+    FIELDS = ("units", "use_bias")
+
     def __init__(self, units, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         self.units, self.use_bias = units, use_bias
@@ -32,9 +34,6 @@ class Dense(KernelLayer):
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.units)
 
-    def get_config(self):
-        return {**super().get_config(), "units": self.units, "use_bias": self.use_bias}
-
 
 @keras.saving.register_keras_serializable("kerasdiff")
 class PaddedConv2D(KernelLayer):
@@ -49,6 +48,8 @@ class PaddedConv2D(KernelLayer):
         padding: rows and columns of zeros on each side, or (before, after).
         strides: in both directions.
     """
+
+    FIELDS = ("filters", "kernel_size", "padding", "strides")
 
     def __init__(self, filters, kernel_size, padding=0, strides=1, **kwargs):
         super().__init__(**kwargs)
@@ -77,10 +78,6 @@ class PaddedConv2D(KernelLayer):
             for size in x_shape[1:3]
         )
         return (x_shape[0], height, width, self.filters)
-
-    def get_config(self):
-        own = ("filters", "kernel_size", "padding", "strides")
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
     @property
     def _keeps_size(self):

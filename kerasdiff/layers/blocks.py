@@ -3,20 +3,14 @@
 import keras
 from keras import ops
 
-from kerasdiff.backend import call_shared, device, is_native, widen
+from kerasdiff.backend import Described, call_shared, device, is_native, widen
 from kerasdiff.layers.basic import Dense, PaddedConv2D
 from kerasdiff.layers.norms import GroupNorm
 from kerasdiff.layers.products import is_small
 
 
-class Composite(keras.layers.Layer):
-    """A layer made of layers.
-
-    Attributes:
-        FIELDS: names of the constructor's arguments, which are also attributes.
-    """
-
-    FIELDS = ()
+class Composite(Described, keras.layers.Layer):
+    """A layer made of layers."""
 
     def part(self, kind, leaf, *args, **kwargs):
         """A layer of the class `kind` named `leaf` within this one, of this one's dtype."""
@@ -32,9 +26,6 @@ class Composite(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return x_shape
-
-    def get_config(self):
-        return {**super().get_config(), **{name: getattr(self, name) for name in self.FIELDS}}
 
 
 def repeat_rows(x, like):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import HALF, cast_late, empty, forms, widen_factor
+from kerasdiff.backend import HALF, Described, cast_late, empty, forms, widen_factor
 from kerasdiff.layers.variables import initializer, is_initialized
 
 LARGEST = 127
@@ -15,7 +15,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ROWS = 1024  # that are rounded at once
 
 
-class KernelLayer(keras.layers.Layer):
+class KernelLayer(Described, keras.layers.Layer):
     """A layer whose `kernel` has the output's channels as its last axis, in float or int8.
 
     It calls `product(x, kernel)`, its own, and adds the bias if it has one.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerasdiff.backend import HALF
+from kerasdiff.backend import HALF, Described
 
 PARTS = 16
 """Of a picture's pixels, whose sums a GroupNorm takes one by one."""
@@ -16,13 +16,15 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable("kerasdiff")
-class GroupNorm(keras.layers.Layer):
+class GroupNorm(Described, keras.layers.Layer):
     """Group normalisation (arXiv 1803.08494) of (B, H, W, C), with float32 statistics.
 
     Args:
         groups: into which the channels are divided.
         epsilon: added to the variance.
     """
+
+    FIELDS = ("groups", "epsilon")
 
     def __init__(self, groups, epsilon, **kwargs):
         super().__init__(**kwargs)
@@ -60,13 +62,12 @@ class GroupNorm(keras.layers.Layer):
     def compute_output_shape(self, x_shape):
         return x_shape
 
-    def get_config(self):
-        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
-
 
 @keras.saving.register_keras_serializable("kerasdiff")
-class LayerNorm(keras.layers.LayerNormalization):
+class LayerNorm(Described, keras.layers.LayerNormalization):
     """Layer normalisation (arXiv 1607.06450) on the last axis, with float32 statistics."""
+
+    FIELDS = ("epsilon",)
 
     def call(self, x):
         rows = _normalise(ops.cast(x, "float32"), partial(ops.mean, axis=-1, keepdims=True), self)

@@ -1,7 +1,7 @@
 """Makes one small picture on whatever backend is set: python backend_picture.py OUT FOLDER.
 
 Also assigns one variable: the picture changes, and but on OpenVINO nothing is traced again; and
-makes the picture twice more, holding one network at a time.
+makes the picture twice more, holding one network at a time. No other framework is imported.
 """
 
 import sys
@@ -47,6 +47,7 @@ def main():
     assert np.array_equal(picture(little), first)
     assert {program.traces for _, program in little._programs.values()} == {1}
     assert (little._programs == programs) == (keras.backend.backend() != "openvino")
+    assert ("tensorflow" in sys.modules) == (keras.backend.backend() == "tensorflow")
     np.savez(out, latents=decoded[0], pixels=first)
 
 
