@@ -46,7 +46,7 @@ class CompiledModels(HeldModels):
         if memory == "low" and (models.int8 or models.token_merging):
             raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
         super().__init__(models, memory)
-        prepare_compiler(spares=memory == "low")  # while there is no tensor yet
+        prepare_compiler(memory, dtype, jit_compile)  # while there is no tensor yet
         if models.dtype in (None, "float32"):
             compute_float32_in_full()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know

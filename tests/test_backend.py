@@ -115,7 +115,7 @@ def test_the_compiler_is_set_up_but_for_what_the_user_chose(monkeypatch, given, 
     monkeypatch.setenv("XLA_FLAGS", given)
     monkeypatch.setenv("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "0")
     for _ in range(2):
-        backend.prepare_compiler(has_pool=False)
+        backend.prepare_compiler("low")
     found = dict(option.split("=") for option in os.environ["XLA_FLAGS"].split())
     assert len(found) == len(os.environ["XLA_FLAGS"].split())
     ours = {AHEAD: "while-loop-invariant-code-motion"} | ({WIDE: "512"} if is_wide else {})
@@ -152,17 +152,19 @@ def test_with_options_in_a_file_it_stays_and_nothing_is_kept(monkeypatch, tmp_pa
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="options are TensorFlow's")
 @pytest.mark.parametrize("in_bfloat16", (True, False))
-@pytest.mark.parametrize("has_pool", (True, False))
-@pytest.mark.parametrize("spares", (True, False))
-def test_tensorflow_s_pool_is_given_up_where_asked_and_where_graphs_do_not_compute(
-    monkeypatch, has_pool, in_bfloat16, spares
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("jit_compile", ("auto", True, False))
+@pytest.mark.parametrize("memory", ("high", "medium", "low"))
+def test_tensorflow_s_pool_is_given_up_where_memory_is_short_and_graphs_do_not_compute(
+    monkeypatch, in_bfloat16, dtype, jit_compile, memory
 ):
     name = "TF_ONEDNN_USE_SYSTEM_ALLOCATOR"
     monkeypatch.setattr(compilers, "computes_in_bfloat16", lambda: in_bfloat16)
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)  # and again afterwards
-    backend.prepare_compiler(has_pool, spares)
-    keeps = not spares and (has_pool or in_bfloat16)
+    backend.prepare_compiler(memory, dtype, jit_compile)
+    by_graphs = {True: False, False: True, "auto": dtype == "bfloat16" and in_bfloat16}[jit_compile]
+    keeps = {"high": True, "medium": by_graphs, "low": False}[memory]
     assert os.environ.get(name) == (None if keeps else "1")
 
 

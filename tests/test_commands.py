@@ -51,16 +51,14 @@ def test_a_message_of_python_s_names_options(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options, has_pool, spares",
+    "options, told",
     [
-        ((), False, False), (("--dtype", "bfloat16"), False, False), (("--jit",), False, False),
-        (("--no-jit",), True, False), (("--memory", "low"), False, True),
-        (("--no-jit", "--memory", "low"), True, True),
+        ((), ("float32", "medium", "auto")),
+        (("--dtype", "bfloat16", "--jit"), ("bfloat16", "medium", True)),
+        (("--memory", "low", "--no-jit"), ("float32", "low", False)),
     ],
-)  # fmt: skip
-def test_programs_by_xla_and_little_memory_do_without_a_pool(
-    run, monkeypatch, options, has_pool, spares
-):
+)
+def test_the_compiler_is_told_what_memory_and_dtype_are_asked_for(run, monkeypatch, options, told):
     asked = []
     monkeypatch.setattr("kerasdiff.cli.start.import_quietly", lambda **given: asked.append(given))
     monkeypatch.setattr(
@@ -68,7 +66,7 @@ def test_programs_by_xla_and_little_memory_do_without_a_pool(
         lambda *arguments, **options: np.zeros((1, 8, 8, 3), "uint8"),
     )
     assert run("a house", *options)[0] == 0
-    assert asked == [{"has_pool": has_pool, "spares": spares}]
+    assert asked == [dict(zip(("dtype", "memory", "jit_compile"), told, strict=True))]
 
 
 @pytest.mark.parametrize("before, frozen", [("import gc", True), ("import gc, keras", False)])

@@ -48,11 +48,11 @@ def test_less_memory_gives_the_same_picture(folder, model, memory):
 
 
 @pytest.mark.parametrize("memory", ("high", "medium", "low"))
-def test_low_memory_does_without_tensorflow_s_pool(folder, monkeypatch, memory):
+def test_the_compiler_is_told_what_memory_and_dtype_are_asked_for(folder, monkeypatch, memory):
     asked = []
-    monkeypatch.setattr(compiled_models, "prepare_compiler", lambda **given: asked.append(given))
-    opened(folder, memory=memory)
-    assert asked == [{"spares": memory == "low"}]
+    monkeypatch.setattr(compiled_models, "prepare_compiler", lambda *given: asked.append(given))
+    opened(folder, memory=memory, dtype="bfloat16")
+    assert asked == [(memory, "bfloat16", False)]
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,14 @@ from kerasdiff.backend.processor import (
 )
 
 
-def prepare_compiler(has_pool=True, spares=False):
+def prepare_compiler(memory="high", dtype=None, jit_compile="auto"):
     """Sets TensorFlow and XLA up for the whole process, and has XLA keep its programs.
 
     It must come before the first tensor or question about devices: options are read then. They are
     set in the environment, which child processes inherit; what it says already stays.
 
     Args:
-        has_pool: whether TensorFlow keeps the memory of its own kernels (oneDNN's) in a pool: False
-            for processes that run XLA's programs alone, which ask for memory once a picture. Of
-            SD 1.5's it keeps 0.5 GiB; graphs, which ask for every operation's, take 1.2 times as
-            long without it (SD 1.5's image encoder) or more. Where the processor computes in
-            bfloat16 it stays: graphs may be what is fastest there.
-        spares: whether memory counts for more than time: then there is none anywhere.
+        memory, dtype, jit_compile: of the `StableDiffusion` to come; see `_has_pool`.
 
     Returns:
         The folder of programs, or None; see `keep_programs`.
@@ -36,9 +31,22 @@ def prepare_compiler(has_pool=True, spares=False):
         # XLA folds constants itself. Before it, that took more than a second of SD 1.5's first
         # step: most are loops' first values, millions of zeros, copied and looked at.
         add_options("TF_XLA_FLAGS", {"--tf_xla_disable_constant_folding": "true"})
-        if spares or not (has_pool or computes_in_bfloat16()):
+        if not _has_pool(memory, dtype, jit_compile):
             os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     return keep_programs()
+
+
+def _has_pool(memory, dtype, jit_compile):
+    """Whether TensorFlow keeps the memory of its own kernels (oneDNN's) in a pool.
+
+    XLA's programs ask for memory once a picture, each for one large piece, and the pool keeps
+    pieces that fit no later one: a second picture of 1024x1024 with "medium" took 9.8 GiB, without
+    it 6.6. Graphs ask for every operation's, and take 1.2 times as long without it (SD 1.5's image
+    encoder) or more. It is the whole process' pool: with "high" it stays, for what else computes
+    there.
+    """
+    by_xla = not _is_faster_by_graphs(dtype) if jit_compile == "auto" else jit_compile
+    return memory == "high" or (memory == "medium" and not by_xla)
 
 
 def _options():
@@ -87,10 +95,15 @@ def resolve_jit_compile(jit_compile, dtype):
     """
     if jit_compile == "auto":
         by_onednn = keras.backend.backend() == "tensorflow" and device() == "cpu"
-        return not (by_onednn and dtype == "bfloat16" and computes_in_bfloat16())
+        return not (by_onednn and _is_faster_by_graphs(dtype))
     if jit_compile not in (True, False):
         raise ValueError(f'`jit_compile` must be True, False or "auto", not {jit_compile!r}')
     return bool(jit_compile)
+
+
+def _is_faster_by_graphs(dtype):
+    """Whether a processor is, on TensorFlow."""
+    return dtype == "bfloat16" and computes_in_bfloat16()
 
 
 def for_few_calls(jit_compile):

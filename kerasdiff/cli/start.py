@@ -8,13 +8,13 @@ import sys
 from kerasdiff.configs import PREDICTION_TYPES
 
 
-def import_quietly(**pool):
+def import_quietly(**options):
     """Imports the framework without its start-up log, which helps nobody and hides errors.
 
     In a process that has not imported Keras before, Python looks for no garbage in what there is.
 
     Args:
-        **pool: of `backend.prepare_compiler`.
+        **options: of `backend.prepare_compiler`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
@@ -25,7 +25,7 @@ def import_quietly(**pool):
     try:
         from kerasdiff.backend import device, prepare_compiler
 
-        prepare_compiler(**pool)  # before anything else: it is too late once a device is known
+        prepare_compiler(**options)  # before anything else: it is too late once a device is known
         device()
         if is_first:  # nor is it looked through later: a quarter of the time of a demo picture
             gc.freeze()
@@ -69,8 +69,8 @@ def add_model(add):
 
 def open_model(options, **arguments):
     """`StableDiffusion.from_preset` of the options of `add_model`, after a quiet start."""
-    by_xla, is_low = arguments.get("jit_compile", False), arguments.get("memory") == "low"
-    import_quietly(has_pool=not by_xla, spares=is_low)
+    given = {name: arguments[name] for name in ("memory", "jit_compile") if name in arguments}
+    import_quietly(dtype=options.dtype, **given)
     from kerasdiff.stable_diffusion import StableDiffusion
 
     arguments |= files_of(options)
