@@ -16,11 +16,23 @@ from kerasdiff.backend import (
 )
 from kerasdiff.checkpoints.embeddings import read_embedding
 from kerasdiff.checkpoints.models import open_models
-from kerasdiff.configs import MEMORY
+from kerasdiff.configs import MEMORY, StableDiffusionConfig
 from kerasdiff.held_models import HeldModels, in_turn
 from kerasdiff.image_encoder import sample_moments
-from kerasdiff.options import check_prompts, check_size
+from kerasdiff.options import check_prompts, check_size, is_integer
 from kerasdiff.tiles import count_tiles, in_tiles
+
+
+def _check_memory(memory, checkpoint, int8=False, token_merging=0.0, **_):
+    """ValueError unless networks can be kept as `memory` says."""
+    if memory not in MEMORY:
+        raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
+    if memory != "high" and isinstance(checkpoint, StableDiffusionConfig):
+        raise ValueError(f"`memory` {memory!r} needs a checkpoint to read networks from anew")
+    if memory == "low" and not runs_one_by_one():
+        raise ValueError('on OpenVINO `memory` must be "high" or "medium", not "low"')
+    if memory == "low" and (int8 or token_merging):
+        raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
 
 
 class NotFiniteError(ValueError):
@@ -31,30 +43,24 @@ class CompiledModels(HeldModels):
     """Keras models of one checkpoint and the programs that run them.
 
     Args:
-        checkpoint, dtype, memory, tile, **files: see `StableDiffusion`.
+        checkpoint, dtype, memory, tile, **options: see `StableDiffusion`.
         jit_compile: True (XLA), False, or "auto".
     """
 
-    def __init__(self, checkpoint, dtype, jit_compile, memory="high", tile=None, **files):
-        if memory not in MEMORY:
-            raise ValueError(f"`memory` must be one of {', '.join(MEMORY)}, not {memory!r}")
-        models = open_models(checkpoint, dtype, **files)
-        if memory != "high" and models.checkpoint is None:
-            raise ValueError(f"`memory` {memory!r} needs a checkpoint to read networks from anew")
-        if memory == "low" and not runs_one_by_one():
-            raise ValueError('on OpenVINO `memory` must be "high" or "medium", not "low"')
-        if memory == "low" and (models.int8 or models.token_merging):
-            raise ValueError('`int8` and `token_merging` do not go with `memory` "low"')
-        super().__init__(models, memory)
+    def __init__(self, checkpoint, dtype, jit_compile, memory="high", tile=None, **options):
+        # First all that can be refused before a checkpoint is downloaded and looked into.
+        _check_memory(memory, checkpoint, **options)
+        if tile is not None and (not is_integer(tile) or tile < 1):
+            raise ValueError(f"`tile` must be a positive whole number of pixels, not {tile!r}")
         prepare_compiler(memory, dtype, jit_compile)  # while there is no tensor yet
-        if models.dtype in (None, "float32"):
-            compute_float32_in_full()
         resolve_jit_compile(jit_compile, dtype)  # refuses what it does not know
-        self.jit_compile = jit_compile
+        if dtype == "float32":
+            compute_float32_in_full()
+        super().__init__(open_models(checkpoint, dtype, **options), memory)
+        self.jit_compile, self.tile = jit_compile, tile
         factor = self.config.autoencoder.factor
-        if tile is not None and (not isinstance(tile, int) or tile < factor or tile % factor):
-            raise ValueError(f"`tile` must be a positive multiple of {factor}, not {tile!r}")
-        self.tile = tile
+        if tile is not None and tile % factor:
+            raise ValueError(f"`tile` must be a multiple of {factor}, not {tile!r}")
 
     @property
     def config(self):

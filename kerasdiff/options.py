@@ -65,7 +65,7 @@ class Options:
             _check_number("unconditional_guidance_scale", scale, 0, 1000)
         _check_number("guidance_rescale", self.guidance_rescale, 0, 1)
         _check_interval(self.guidance_interval)
-        if not _is_integer(self.cache_interval) or not 1 <= self.cache_interval <= 1000:
+        if not is_integer(self.cache_interval) or not 1 <= self.cache_interval <= 1000:
             raise ValueError(
                 "`cache_interval` must be a whole number from 1 to 1000, "
                 f"not {self.cache_interval!r}"
@@ -139,7 +139,7 @@ def check_size(height, width, factor, note=""):
         note: ends the error, where the size is not one that the caller has named.
     """
     for name, size in (("img_height", height), ("img_width", width)):
-        if not _is_integer(size) or size < 1:
+        if not is_integer(size) or size < 1:
             raise ValueError(
                 f"`{name}` must be a positive whole number of pixels, not {size!r}{note}"
             )
@@ -170,7 +170,7 @@ def check_prompts(prompt, name="prompt"):
 
 def check_batch_size(batch_size):
     """Refuses anything but a whole number from 1 to `MAX_PICTURES`."""
-    if not _is_integer(batch_size) or not 1 <= batch_size <= MAX_PICTURES:
+    if not is_integer(batch_size) or not 1 <= batch_size <= MAX_PICTURES:
         raise ValueError(
             f"`batch_size` must be a whole number from 1 to {MAX_PICTURES}, not {batch_size!r}"
         )
@@ -221,10 +221,11 @@ def _check_interval(interval):
 
 
 def _check_seed(seed):
-    if not _is_integer(seed) or not 0 <= seed < 2**63:
+    if not is_integer(seed) or not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be a whole number from 0 to 2**63 - 1, not {seed!r}")
     return int(seed)
 
 
-def _is_integer(value):
+def is_integer(value):
+    """Whether a value is a whole number, of NumPy's too; True and False are none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

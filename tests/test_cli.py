@@ -111,7 +111,7 @@ BAD = {
     "eta where it means nothing": (["--sampler", "euler", "--eta", "0.5"], "eta"),
     "a mask without a picture": (["--mask", "mask.png"], "--mask needs --init"),
     "an overlay without a mask": (["--overlay"], "--overlay needs --mask"),
-    "a tile that does not fit": (["--tile", "30"], "--tile must be a positive multiple of 8"),
+    "a tile that does not fit": (["--tile", "30"], "--tile must be a multiple of 8"),
     "guidance between nothing": (["--guidance-interval", "2", "1"], "--guidance-interval"),
     "strength without a picture": (["--strength", "0.5"], "--strength needs --init"),
 }

@@ -199,9 +199,9 @@ def test_a_model_that_was_taken_or_set_is_kept(folder, model, memory):
 
 @pytest.mark.parametrize("options, error", [
     ({"memory": "tiny"}, "`memory` must be one of high, medium, low, not 'tiny'"),
-    ({"tile": 101}, "`tile` must be a positive multiple of 2, not 101"),
-    ({"tile": 0}, "`tile` must be a positive multiple of 2, not 0"),
-    ({"tile": 64.0}, "`tile` must be a positive multiple of 2, not 64.0"),
+    ({"tile": 101}, "`tile` must be a multiple of 2, not 101"),
+    ({"tile": 0}, "`tile` must be a positive whole number of pixels, not 0"),
+    ({"tile": 64.0}, "`tile` must be a positive whole number of pixels, not 64.0"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(folder, options, error):
     with pytest.raises(ValueError, match=error):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from stable_diffusion_cases import FEW, tiny_checkpoint, tiny_model
 
-from kerasdiff import StableDiffusion
+from kerasdiff import StableDiffusion, compiled_models
+from kerasdiff.checkpoints import models
 from kerasdiff.configs import TINY
 
 folder = pytest.fixture(tiny_checkpoint, scope="module")
@@ -16,6 +17,33 @@ model = pytest.fixture(tiny_model, scope="module")
 def test_a_part_that_the_family_lacks_is_named(model):
     with pytest.raises(ValueError, match="family sd1 has no text_encoder_2"):
         model.text_encoder_2  # noqa: B018
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"memory": "tiny"}, "`memory` must be"), ({"tile": -8}, "`tile` must be"),
+    ({"jit_compile": "xla"}, "`jit_compile` must be"), ({"dtype": "int4"}, "`dtype` must be"),
+    ({"token_merging": 0.9}, "`token_merging` must be"),
+    ({"memory": "low", "int8": True}, "do not go with"),
+])  # fmt: skip
+def test_what_no_checkpoint_can_have_is_refused_before_one_is_looked_for(
+    monkeypatch, options, message
+):
+    monkeypatch.setattr(models, "find_and_open", lambda *_, **__: pytest.fail("it was looked for"))
+    with pytest.raises(ValueError, match=message):
+        StableDiffusion.from_preset("sd-v1-5", **options)
+
+
+def test_the_compiler_is_prepared_before_a_checkpoint_is_opened(monkeypatch, folder):
+    """Some files show only by a step of their network what it predicts."""
+    order = []
+    for name in ("prepare_compiler", "open_models"):
+        real = getattr(compiled_models, name)
+        monkeypatch.setattr(
+            compiled_models, name,
+            lambda *a, real=real, name=name, **k: order.append(name) or real(*a, **k),
+        )  # fmt: skip
+    StableDiffusion.from_preset(folder)
+    assert order == ["prepare_compiler", "open_models"]
 
 
 def test_inpainting_checkpoints_say_what_they_are_for():

@@ -56,6 +56,7 @@ def open_models(checkpoint, dtype="float32", int8=False, token_merging=0.0, **fi
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if int8 and "float16" in dtype.split("_"):
         raise ValueError("`int8` goes with float32 or bfloat16: its sums leave float16's range")
+    check_ratio(token_merging)
     if isinstance(checkpoint, StableDiffusionConfig):
         if files:
             raise ValueError(f"untrained networks take no {', '.join(files)}")
@@ -95,7 +96,6 @@ class Models:
 
     def __init__(self, config, dtype, checkpoint=None, int8=False, token_merging=0.0):
         self.config, self.dtype, self.checkpoint = config, dtype, checkpoint
-        check_ratio(token_merging)
         self.int8, self.token_merging = int8, token_merging
 
     def make(self, name):

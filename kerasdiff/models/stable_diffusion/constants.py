@@ -2,7 +2,7 @@
 
 from kerasdiff.clip_tokenizer import SimpleTokenizer
 from kerasdiff.configs import SD1
-from kerasdiff.noise_scheduler import NoiseScheduler
+from kerasdiff.noise_scheduler import alphas_cumprod_of
 
-_ALPHAS_CUMPROD = NoiseScheduler.from_config(SD1.schedule).alphas_cumprod.tolist()
+_ALPHAS_CUMPROD = alphas_cumprod_of(SD1.schedule).tolist()
 _UNCONDITIONAL_TOKENS = SimpleTokenizer().pack("").tolist()
