@@ -1,5 +1,7 @@
 """Programs of Keras' OpenVINO backend, which compiles only a model's `predict` by itself."""
 
+from threading import Lock
+
 import keras
 import openvino as ov
 from keras.src.backend.openvino.core import OpenVINOKerasTensor
@@ -9,11 +11,12 @@ from openvino import opset16
 def compile_program(program):
     """A `backend.Program`'s function as it is called, on processors.
 
-    OpenVINO folds weights in: where a variable was assigned, the next call compiles anew.
+    OpenVINO folds weights in: where a variable was assigned, the next call compiles anew. Threads
+    take turns: a compiled model has one request, which fails while it is busy.
     """
     if program.dtype == "float16":  # its kernels come as whole numbers out of Keras' variables
         raise ValueError('on OpenVINO `dtype` must be "float32" or "bfloat16", not "float16"')
-    made = {}
+    made, turn = {}, Lock()
 
     def compile_anew(inputs, arrays):
         kinds = [ov.Type(array.dtype) for array in arrays]
@@ -32,11 +35,12 @@ def compile_program(program):
         arrays = [keras.ops.convert_to_numpy(each) for each in keras.tree.flatten(inputs)]
         key = tuple((array.shape, array.dtype.name) for array in arrays)
         weights = [variable.value for variable in program._variables]
-        old = made.get(key)
-        if old is None or any(a is not b for a, b in zip(old[0], weights, strict=True)):
-            made[key] = old = (weights, *compile_anew(inputs, arrays))
-        _, compiled, structure = old
-        return keras.tree.pack_sequence_as(structure, [*compiled(arrays).to_tuple()])
+        with turn:
+            old = made.get(key)
+            if old is None or any(a is not b for a, b in zip(old[0], weights, strict=True)):
+                made[key] = old = (weights, *compile_anew(inputs, arrays))
+            _, compiled, structure = old
+            return keras.tree.pack_sequence_as(structure, [*compiled(arrays).to_tuple()])
 
     return run
 

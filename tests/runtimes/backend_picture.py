@@ -1,10 +1,12 @@
 """Makes one small picture on whatever backend is set: python backend_picture.py OUT FOLDER.
 
-Also assigns one variable: the picture changes, and but on OpenVINO nothing is traced again; and
-makes the picture twice more, holding one network at a time. No other framework is imported.
+Also assigns one variable: the picture changes, and but on OpenVINO nothing is traced again; makes
+the picture by two threads at once, and twice more, holding one network at a time. No other
+framework is imported.
 """
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -39,6 +41,9 @@ def main():
     assert np.abs(first.astype(int) - second).max() > 2
     variable.assign(value)
     assert np.array_equal(picture(model), first)
+    with ThreadPoolExecutor(2) as threads:
+        at_once = list(threads.map(lambda _: picture(model), range(2)))
+    assert all(np.array_equal(each, first) for each in at_once)
     little = StableDiffusion.from_preset(
         folder, jit_compile=jit_compile == "True", dtype=dtype, memory="medium"
     )
