@@ -78,8 +78,10 @@ def test_economies_reach_the_model(run, tmp_path):
     assert run(*few)[0] == 0
     exact = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
     for option, told, same in (
-        (("--memory", "low"), "", True),
-        (("--tile", "32"), "", False),
+        (("--memory", "low"), "Model: demo, Version", True),
+        (("--tile", "32"), "Tile: 32", False),
+        (("--dtype", "bfloat16"), "Precision: bfloat16", False),
+        (("--vae", "demo"), "VAE: demo", False),
         (("--int8",), "Weights: int8", False),
         (("--token-merging", "0.5"), "Token merging ratio: 0.5", False),
         (("--guidance-interval", "0", "1"), "CFG interval: 0 to 1", False),

@@ -189,6 +189,11 @@ def _save(pictures, targets, options, model, seed, strength):
             "Token merging ratio": options.token_merging or None,
             "Cache interval": options.cache_interval if options.cache_interval > 1 else None,
             "Weights": "int8" if options.int8 else None,
+            "VAE": options.vae and _name(options.vae),
+            "Variant": options.variant,
+            "Prediction type": options.prediction_type,
+            "Precision": options.dtype if options.dtype != "float32" else None,
+            "Tile": options.tile,
             "Version": f"kerasdiff {kerasdiff.__version__}",
         }
         details = {name: value for name, value in details.items() if value is not None}
