@@ -164,8 +164,9 @@ class CompiledModels(HeldModels):
         decoder = self._part("decoder")
         overflows = np.isfinite(latents).all() and not np.isfinite(pictures).all()
         if overflows and decoder.compute_dtype != "float32":
-            twin = self._models.in_float32(decoder, self._parts.get("float32_decoder"))
-            self._put("float32_decoder", twin)
+            with self._making:
+                twin = self._models.in_float32(decoder, self._parts.get("float32_decoder"))
+                self._put("float32_decoder", twin)
             pictures = self._decoded(latents, "float32_decoder", progress)
         if not np.isfinite(pictures).all():
             raise NotFiniteError(

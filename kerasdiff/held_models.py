@@ -37,11 +37,12 @@ class _Part:
         if owner is None:
             return self
         with owner._turn:
+            part = owner._part(self.name)
             owner._kept.add(self.name)
-            return owner._part(self.name)
+            return part
 
     def __set__(self, owner, value):
-        with owner._turn:
+        with owner._turn, owner._making:
             owner._kept.add(self.name)
             owner._forget({self.name, f"float32_{self.name}"})
             owner._put(self.name, value)

@@ -17,6 +17,7 @@ model = pytest.fixture(tiny_model, scope="module")
 def test_a_part_that_the_family_lacks_is_named(model):
     with pytest.raises(ValueError, match="family sd1 has no text_encoder_2"):
         model.text_encoder_2  # noqa: B018
+    assert not hasattr(model, "tokenizer_2")
 
 
 @pytest.mark.parametrize("options, message", [

@@ -65,6 +65,10 @@ def open_models(checkpoint, dtype="float32", int8=False, token_merging=0.0, **fi
     return Models(opened.config, dtype, opened, int8, token_merging)
 
 
+class NoPartError(ValueError, AttributeError):
+    """A checkpoint of this family has no such model or tokenizer: `hasattr` says so too."""
+
+
 def dtype_of(part, dtype):
     """What a part computes in: the autoencoder's activations leave float16's range."""
     return "float32" if part == "vae" and "float16" in dtype.split("_") else dtype
@@ -104,7 +108,7 @@ class Models:
         `"streamed_diffusion_model"` computes as `"diffusion_model"` does in a tenth of the memory.
         """
         if name.endswith("_2") and len(self.config.text_encoders) < 2:
-            raise ValueError(f"a checkpoint of family {self.config.family} has no {name}")
+            raise NoPartError(f"a checkpoint of family {self.config.family} has no {name}")
         if name.startswith("tokenizer"):
             return self._tokenizer(name)
         if name == "streamed_diffusion_model":
