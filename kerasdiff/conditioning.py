@@ -139,8 +139,8 @@ def network_inputs(config, positive, negative, guidance_scale, height, width):
     """
     if negative is not None and negative.context.shape[1] != positive.context.shape[1]:
         raise ValueError(
-            f"`negative_prompt` has {negative.context.shape[1]} tokens, the encoded text "
-            f"{positive.context.shape[1]}"
+            f"the encoded text has {positive.context.shape[1]} tokens, `negative_prompt`, or the "
+            f"empty one in its place, {negative.context.shape[1]}: give one encoded as long"
         )
     sides = [positive] if negative is None else [negative, positive]
     inputs = {"context": ops.concatenate([side.context for side in sides])}

@@ -17,8 +17,8 @@ class Options:
     """Arguments shared by text to image, image to image and inpainting.
 
     Attributes:
-        num_steps: sampling steps, 1 to the schedule's length (1000; lcm and tcd 50); None takes the
-            checkpoint's, which is 50 for most.
+        num_steps: sampling steps, 1 to the schedule's length (1000; lcm and tcd 50) or, with some
+            samplers and spacings, almost; None takes the checkpoint's, which is 50 for most.
         unconditional_guidance_scale: how far to follow the prompt (arXiv 2207.12598); 1 or less
             switches guidance off, and with it half of the work; None takes the checkpoint's, which
             is 7.5 for most.

@@ -4,6 +4,8 @@ Texts mix along lines. Noise does not: the mean of two standard normal arrays sp
 either, and the network has never seen that; great circles keep the spread (Shoemake 1985, slerp).
 """
 
+from numbers import Integral
+
 import numpy as np
 
 
@@ -57,12 +59,12 @@ def circle(first, second, count):
     Raises:
         ValueError: as of `line`.
     """
-    first, second, parts = _ends(first, second, count + 1)
-    angles = 2.0 * np.pi * parts[:-1]
+    first, second, parts = _ends(first, second, count, endpoint=False)
+    angles = 2.0 * np.pi * parts
     return (np.cos(angles) * first + np.sin(angles) * second).astype(first.dtype)
 
 
-def _ends(first, last, count):
+def _ends(first, last, count, endpoint=True):
     """Both arrays, and how far each point is, shaped to multiply them."""
     if hasattr(first, "context") or hasattr(last, "context"):
         raise ValueError("both ends must be arrays; a `Conditioning` mixes as `a + t * (b - a)`")
@@ -71,7 +73,7 @@ def _ends(first, last, count):
         raise ValueError(f"both ends must have one shape, not {first.shape} and {last.shape}")
     if not all(np.issubdtype(end.dtype, np.floating) for end in (first, last)):
         raise ValueError(f"both ends must be of floats, not {first.dtype} and {last.dtype}")
-    if not isinstance(count, int) or count < 2:
+    if not isinstance(count, Integral) or count < 2:
         raise ValueError(f"`count` must be a whole number from 2, not {count!r}")
-    parts = np.linspace(0.0, 1.0, count).reshape(-1, *[1] * first.ndim)
+    parts = np.linspace(0.0, 1.0, count, endpoint).reshape(-1, *[1] * first.ndim)
     return first, last, parts.astype(first.dtype)

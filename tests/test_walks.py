@@ -31,7 +31,7 @@ def test_noise_keeps_its_spread(walk):
 
 
 def test_circles_come_back():
-    points = walks.circle(FIRST, SECOND, 8)
+    points = walks.circle(FIRST, SECOND, np.int64(8))
     np.testing.assert_allclose(points[0], FIRST, atol=1e-6)
     np.testing.assert_allclose(points[2], SECOND, atol=1e-6)
     np.testing.assert_allclose(points[4], -FIRST, atol=1e-5)
@@ -67,3 +67,5 @@ def test_ends_that_do_not_fit_are_named():
         walks.line(FIRST, SECOND[0], 3)
     with pytest.raises(ValueError, match="`count` must be a whole number from 2, not 1"):
         walks.arc(FIRST, SECOND, 1)
+    with pytest.raises(ValueError, match="`count` must be a whole number from 2, not 0"):
+        walks.circle(FIRST, SECOND, 0)
