@@ -84,7 +84,7 @@ def _check(config):
         )
 
 
-class Table(Described, keras.layers.Embedding):
+class Embedding(Described, keras.layers.Embedding):
     """Integers below `input_dim` to rows of `output_dim` numbers."""
 
     FIELDS = ("input_dim", "output_dim")
@@ -109,7 +109,7 @@ class TextEmbeddings(Composite):
 
     def _table(self, leaf, rows):
         start = initializer("random_normal")
-        return Table(
+        return Embedding(
             rows, self.width, embeddings_initializer=start, name=f"{ROOT}.embeddings.{leaf}",
             dtype=self.dtype_policy,
         )  # fmt: skip
