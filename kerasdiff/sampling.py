@@ -200,8 +200,8 @@ def run(programs, table, passes, guidance_scale, begin, inputs, watch=None):
         before, done = done * table.steps // total, stop
         # Samplers with two calls a step have more rows than steps.
         if watch and (step := stop * table.steps // total) > before:
-            watch(step, table.final_scale * np.asarray(ops.convert_to_numpy(carry.past_d[0])))
-    return table.final_scale * np.asarray(ops.convert_to_numpy(carry.x))
+            watch(step, np.asarray(ops.convert_to_numpy(carry.past_d[0])))
+    return np.asarray(ops.convert_to_numpy(carry.x))
 
 
 def _stops(passes, each):

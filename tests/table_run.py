@@ -36,4 +36,4 @@ def run_table(table, x, noise, predict=network, edit=None):
         x = raw = after
         if edit:
             x = edit(raw, value["signal"], value["noise"])
-    return table.final_scale * x
+    return x

@@ -35,7 +35,7 @@ def test_every_start_is_its_table(sampler, schedule):
             )
             np.testing.assert_array_equal(assembled(tables, at), np.float32(table.rows))
             assert tables.noise_slots >= table.noise_slots
-            scales = table.initial_signal, table.initial_noise, table.final_scale
+            scales = table.initial_signal, table.initial_noise
             np.testing.assert_array_equal(tables.scales[at], np.float32(scales))
 
 
@@ -63,7 +63,7 @@ def test_where_no_run_starts_late_each_number_of_steps_has_its_table(sampler):
         table, at = make_table(SD1.schedule, steps, sampler=sampler), tables.place(steps, steps)
         np.testing.assert_array_equal(assembled(tables, at), np.float32(table.rows))
         assert tables.noise_slots >= table.noise_slots
-        scales = table.initial_signal, table.initial_noise, table.final_scale
+        scales = table.initial_signal, table.initial_noise
         np.testing.assert_array_equal(tables.scales[at], np.float32(scales))
         assert tables.pure_noise[steps] == np.float32(table.initial_noise)
 

@@ -101,7 +101,7 @@ def paint(parts, facts, tokens, negative_tokens, seed, steps, guidance):
             after = after + row[f"x{age}"] * past_x[age - 1] + row[f"d{age}"] * past_d[age - 1]
         past_x, past_d = [x, *past_x[:2]], [d, *past_d[:2]]
         x = raw = after
-    images = parts.run("decoder", latents=np.float32(table["final_scale"]) * x)["images"]
+    images = parts.run("decoder", latents=x)["images"]
     return images[0].astype("uint8")
 
 

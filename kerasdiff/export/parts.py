@@ -154,7 +154,6 @@ def _described(table):
     """What `sampler.json` says of a table."""
     return {
         "initial_noise": table.initial_noise,
-        "final_scale": table.final_scale,
         "noise_slots": table.noise_slots,
         "rows": table.rows.tolist(),
     }

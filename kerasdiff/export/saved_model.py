@@ -138,9 +138,9 @@ class Sampler(tf.Module):
         rows = tf.concat([head, tail], 0)
         scale = guidance_scale if self.mode == "off" else tf.maximum(guidance_scale, 1.0)
         rows = rows * (1.0 - _GUIDANCE) + scale * _GUIDANCE
-        signal, noise, final = tf.unstack(tf.gather(tables.scales, at))
+        signal, noise = tf.unstack(tf.gather(tables.scales, at))
         count = tf.gather(tables.counts, at)
-        return Table(rows, signal, noise, final, tables.noise_slots, count, sigmas=None)
+        return Table(rows, signal, noise, tables.noise_slots, count, sigmas=None)
 
     def run(self, table, begin, tokens, negative_tokens, guidance_scale, picture_size):
         """Pictures of a run from a `start.Start`; a table's `steps` are its rows."""
@@ -154,7 +154,7 @@ class Sampler(tf.Module):
         noise = tf.stack(begin.noise) if begin.noise else ops.zeros_like(begin.x)[None]
         stop, carry = tf.cast(table.steps, "int32"), sampling.new_carry(begin.x)
         carry = self.loop(table.rows, tf.constant(0), stop, carry, noise, inputs)
-        return self.decode(table.final_scale * carry.x)
+        return self.decode(carry.x)
 
     # Starts
 

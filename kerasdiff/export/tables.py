@@ -24,7 +24,7 @@ class Tables(NamedTuple):
         tails: where in `wholes` row 0 would lie, were it there, (starts,) int32.
         counts: how many rows there are, (starts,) int32; 0 where the sampler has no such table.
         shifts: how much lower slots of noise are than in `wholes`, (starts,) int32.
-        scales: initial signal, initial noise and final scale, (starts, 3) float32.
+        scales: initial signal and initial noise, (starts, 2) float32.
         pure_noise: initial noise where all of n steps start from noise, (max_steps + 1,) float32.
         noise_slots: the most of any start.
     """
@@ -100,7 +100,7 @@ def from_noise(config, max_steps, **options):
 
 def _start(table, whole):
     """The `_Start` of a table: its rows up to the last that differs from the whole table's."""
-    ours, scales = np.float32(table.rows), table[1:4]
+    ours, scales = np.float32(table.rows), (table.initial_signal, table.initial_noise)
     differ = np.nonzero((ours != _last(whole, len(ours), table.noise_slots)).any(axis=1))[0]
     own = ours[: differ[-1] + 1] if len(differ) else ours[:1]
     return _Start(own.copy(), len(ours), table.noise_slots, scales)  # the rest is let go
@@ -121,7 +121,7 @@ def _pack(wholes, starts, max_steps, late):
         np.concatenate([np.float32(whole.rows) for whole in wholes.values()]),
         np.zeros((count, own, len(COLUMNS)), "float32"),
         *np.zeros((3, count), "int32"),
-        np.zeros((count, 3), "float32"),
+        np.zeros((count, 2), "float32"),
         np.zeros(max_steps + 1, "float32"),
         max(start.noise_slots for start in starts.values()),
     )

@@ -118,8 +118,7 @@ class Table(NamedTuple):
     Attributes:
         rows: (n, len(COLUMNS)) float64.
         initial_signal, initial_noise: x before the first row is initial_signal * latents +
-            initial_noise * standard normal noise.
-        final_scale: the latents are final_scale * x after the last row.
+            initial_noise * standard normal noise; x after the last row is the latents.
         noise_slots: how many arrays of noise are drawn, in the order of their slots.
         steps: what a user counts; there may be more rows.
         sigmas: (n,) noise over signal before each row, infinite where no signal is left.
@@ -128,7 +127,6 @@ class Table(NamedTuple):
     rows: np.ndarray
     initial_signal: float
     initial_noise: float
-    final_scale: float
     noise_slots: int
     steps: int
     sigmas: np.ndarray
@@ -150,7 +148,7 @@ def tabulate(rows, prediction_type, initial, steps):
     levels = np.array([row.level for row in rows], "float64")  # (n, 2)
     with np.errstate(divide="ignore"):
         sigmas = levels[:, 1] / levels[:, 0]
-    table = Table(np.array(lines, "float64"), *map(float, initial), 1.0, slots, steps, sigmas)
+    table = Table(np.array(lines, "float64"), *map(float, initial), slots, steps, sigmas)
     if not np.isfinite(table.rows).all():
         row = int(np.argmin(np.isfinite(table.rows).all(axis=1)))
         raise ValueError(
