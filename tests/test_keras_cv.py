@@ -172,6 +172,11 @@ def test_the_second_version_is_made_of_its_own_networks(monkeypatch):
     assert model.text_encoder.config.width == TINY["sd2"].text_encoders[0].width
 
 
+def test_other_checkpoints_are_another_class_s():
+    with pytest.raises(TypeError, match=r"sd-v2-1-base alone: kerasdiff\.StableDiffusion\.from_p"):
+        keras_cv.models.StableDiffusionV2.from_preset("demo")
+
+
 def test_layers_for_pictures_are_keras_own():
     crop = keras_cv.layers.CenterCrop(8, 8)
     augment = keras_cv.layers.Augmenter(layers=[crop, keras_cv.layers.RandomFlip("horizontal")])

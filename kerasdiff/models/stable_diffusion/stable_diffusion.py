@@ -51,6 +51,18 @@ class StableDiffusion(stable_diffusion.StableDiffusion):
         }
         self._models = PublishedModels(config, Preset(self.PRESET), kinds)
 
+    @classmethod
+    def from_preset(cls, preset, **arguments):
+        """Not of this class, which is one checkpoint's, as in keras-cv.
+
+        Raises:
+            TypeError: always; it names the class that opens any checkpoint.
+        """
+        raise TypeError(
+            f"{cls.__name__} of `kerasdiff.models` is {cls.PRESET} alone: "
+            f"kerasdiff.StableDiffusion.from_preset({preset!r}) opens any checkpoint"
+        )
+
     def generate_image(
         self,
         encoded_text,
