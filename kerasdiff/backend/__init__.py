@@ -14,6 +14,7 @@ from kerasdiff.backend.devices import (
     join_processes,
     loops_in_python,
     of_all_processes,
+    process_count,
     runs_one_by_one,
 )
 from kerasdiff.backend.late_casts import cast_late
@@ -81,6 +82,7 @@ __all__ = [
     "of_all_processes",
     "of_several_sizes",
     "prepare_compiler",
+    "process_count",
     "programs_hold_weights",
     "resolve_jit_compile",
     "runs_one_by_one",

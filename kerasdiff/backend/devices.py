@@ -68,17 +68,26 @@ def join_processes(coordinator, processes, index):
     keras.distribution.initialize(coordinator, processes, index)
 
 
+def process_count():
+    """How many processes were joined: 1 but after `join_processes`.
+
+    Where there are several, each assignment is one that all take part in, in the same order.
+    """
+    if keras.backend.backend() != "jax":
+        return 1
+    import jax
+
+    return jax.process_count()
+
+
 def of_all_processes(number):
     """Whole numbers of all processes that were joined, in their order; every process must ask.
 
     Args:
         number: this process' own, below 2**31.
     """
-    if keras.backend.backend() != "jax":
+    if process_count() == 1:
         return [number]
-    import jax
     from jax.experimental.multihost_utils import process_allgather
 
-    if jax.process_count() == 1:
-        return [number]
     return process_allgather(np.int32(number)).tolist()

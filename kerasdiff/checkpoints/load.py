@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kerasdiff.backend import hand_over, new_array
+from kerasdiff.backend import hand_over, new_array, process_count
 from kerasdiff.checkpoints.names import is_skipped
 from kerasdiff.checkpoints.tensors import (
     FLOATS,
@@ -98,7 +98,8 @@ def load(model, tensors):
             kernel = _read(variable, tensors, name, variable.dtype)
         hand_over(kernel, variable)
 
-    with ThreadPoolExecutor(THREADS) as threads:  # NumPy's loops let others run
+    count = THREADS if process_count() == 1 else 1  # several must assign in the same order
+    with ThreadPoolExecutor(count) as threads:  # NumPy's loops let others run
         for _ in threads.map(assign, report.used):
             pass  # but raise what was raised there
     return report

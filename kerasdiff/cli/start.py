@@ -8,12 +8,13 @@ import sys
 from kerasdiff.configs import PREDICTION_TYPES
 
 
-def import_quietly(**options):
+def import_quietly(finds_device=True, **options):
     """Imports the framework without its start-up log, which helps nobody and hides errors.
 
     In a process that has not imported Keras before, Python looks for no garbage in what there is.
 
     Args:
+        finds_device: False where processes will be joined: they must not know their devices before.
         **options: of `backend.prepare_compiler`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,7 +27,8 @@ def import_quietly(**options):
         from kerasdiff.backend import device, prepare_compiler
 
         prepare_compiler(**options)  # before anything else: it is too late once a device is known
-        device()
+        if finds_device:
+            device()
         if is_first:  # nor is it looked through later: a quarter of the time of a demo picture
             gc.freeze()
     except ModuleNotFoundError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from training_cases import table, write_toml
 
+from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.safetensor_files import read_safetensors
 from kerasdiff.training.devices import distribute
 
@@ -39,12 +40,16 @@ def python(*command, devices=1):
     )
 
 
-def finish(process, output):
+def wait(process):
     try:
         said, _ = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 0, said.decode()[-3000:]
+
+
+def finish(process, output):
+    wait(process)
     return np.load(output)
 
 
@@ -123,7 +128,17 @@ def test_processes_that_would_go_on_from_different_steps_say_so(tmp_path):
         processes.append(python("-c", RESUME, tmp_path / f"{i}", i, port))
     for process in processes:
         with pytest.raises(AssertionError, match="different steps, in their order 4, 2: copy"):
-            finish(process, None)
+            wait(process)
+
+
+def test_two_processes_train_a_checkpoint_by_the_command(tmp_path):
+    path = write_toml(tmp_path / "a.toml", table(tmp_path, steps=1, train=["unet.*conv_out"]))
+    command = ["-m", "kerasdiff", "train", path, "--coordinator", f"127.0.0.1:{free_port()}"]
+    processes = [python(*command, "--processes", 2, "--index", i) for i in range(2)]
+    for process in processes:
+        wait(process)
+    start, result = (open_checkpoint(tmp_path / name).parts for name in ("model", "result"))
+    assert np.abs(result["unet"]["conv_out.weight"] - start["unet"]["conv_out.weight"]).max() > 0
 
 
 def test_a_dry_run_tells_that_devices_cannot_share_a_batch(tmp_path):

@@ -76,7 +76,7 @@ def add_train(commands, import_quietly):
 def train(options, import_quietly):
     """Runs the command."""
     settings = read_settings(options.config, steps=options.steps)
-    import_quietly()
+    import_quietly(finds_device=options.processes == 1)
     import keras
 
     from kerasdiff.backend import check_trains
