@@ -126,7 +126,8 @@ class SampleGrid(StepCallback):
         pipeline: a `StableDiffusion` whose `diffusion_model` and `text_encoder` are those that
             train.
         prompts: one picture each.
-        folder: for the files; made if missing.
+        folder: for the files; made if missing; None writes none: of several processes all must
+            draw, see `devices.distribute`, and one writes.
         score: function of pictures (B, H, W, 3) uint8, in the order of the prompts, that gives a
             dict of numbers, which are logged; or None.
         log: function of step and numbers by name, such as a `Log`; or None.
@@ -141,9 +142,11 @@ class SampleGrid(StepCallback):
         super().__init__(every, start, batches)
         if not prompts:
             raise ValueError("`prompts` is empty: there is nothing to draw")
-        self.pipeline, self.prompts, self.folder = pipeline, list(prompts), Path(folder)
+        self.pipeline, self.prompts, self.folder = pipeline, list(prompts), folder
         self.score, self.log, self.options = score, log, options
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
+            self.folder = Path(folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def act(self, logs):
         try:
@@ -152,7 +155,8 @@ class SampleGrid(StepCallback):
         except NotFiniteError as error:
             warnings.warn(f"no samples after step {self.step}: {error}", stacklevel=2)
             return
-        grid = images.grid(pictures, self.prompts)
-        images.save_png(self.folder / f"step-{self.step:08d}.png", grid)
+        if self.folder is not None:
+            grid = images.grid(pictures, self.prompts)
+            images.save_png(self.folder / f"step-{self.step:08d}.png", grid)
         if self.score is not None and self.log is not None:
             self.log(self.step, **{name: float(n) for name, n in self.score(pictures).items()})

@@ -132,13 +132,17 @@ def test_processes_that_would_go_on_from_different_steps_say_so(tmp_path):
 
 
 def test_two_processes_train_a_checkpoint_by_the_command(tmp_path):
-    path = write_toml(tmp_path / "a.toml", table(tmp_path, steps=1, train=["unet.*conv_out"]))
+    content = table(
+        tmp_path, steps=1, train=["unet.*conv_out"], samples__prompts=["a"], samples__steps=2
+    )
+    path = write_toml(tmp_path / "a.toml", content)
     command = ["-m", "kerasdiff", "train", path, "--coordinator", f"127.0.0.1:{free_port()}"]
     processes = [python(*command, "--processes", 2, "--index", i) for i in range(2)]
     for process in processes:
         wait(process)
     start, result = (open_checkpoint(tmp_path / name).parts for name in ("model", "result"))
     assert np.abs(result["unet"]["conv_out.weight"] - start["unet"]["conv_out.weight"]).max() > 0
+    assert (tmp_path / "result-training/samples/step-00000001.png").exists()
 
 
 def test_a_dry_run_tells_that_devices_cannot_share_a_batch(tmp_path):

@@ -152,9 +152,7 @@ def _fit(plan, networks, trainer, batches, count, score, progress):
     counting = {"start": batches.start // accumulate, "batches": accumulate}
     bar = Progress(settings.steps, make_rate(settings), log, progress and first, **counting)
     save = SaveState(settings.folder, states.every * accumulate, batches.start, states.keep)
-    callbacks = [save, bar]
-    if first:
-        callbacks += _samples(plan, networks, score, log, counting)
+    callbacks = [save, bar, *_samples(plan, networks, score, log, counting)]
     try:
         trainer.fit(batches, steps_per_epoch=count, shuffle=False, verbose=0, callbacks=callbacks)
     finally:
@@ -173,8 +171,9 @@ def _samples(plan, networks, score, log, counting):
         setattr(pipeline, name, networks[name])
     pipeline.tokenizer = plan.tokenizer
     pipeline.decoder = Models(config, "float32", plan.checkpoint).make("decoder")
+    folder = None if log is None else settings.folder / "samples"  # the first process writes
     grid = SampleGrid(
-        pipeline, samples.prompts, settings.folder / "samples", samples.every, **counting,
+        pipeline, samples.prompts, folder, samples.every, **counting,
         score=score, log=log, num_steps=samples.steps, seed=samples.seed,
         unconditional_guidance_scale=samples.guidance,
     )  # fmt: skip
