@@ -83,6 +83,17 @@ def test_the_last_states_stay_and_what_was_cut_off_before_them_goes(tmp_path):
     ]
 
 
+def test_copies_of_other_names_stay_and_do_not_count(tmp_path):
+    saving = SaveState(tmp_path, keep=1)
+    saving.set_model(line())
+    copies = ["step-00000001 (copy).safetensors", "step-best.safetensors"]
+    for copy in copies:
+        (tmp_path / copy).touch()
+    for saving.step in (1, 2):
+        saving.save()
+    assert {path.name for path in tmp_path.iterdir()} == {*copies, "step-00000002.safetensors"}
+
+
 def line(use_ema=False):
     """A model of two weights, compiled."""
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])

@@ -64,12 +64,14 @@ def load_state(trainer, path):
 
 def latest(folder):
     """The newest state in a folder and its step, or (None, 0)."""
-    found = sorted(
-        (int(match[1]), path)
-        for path in Path(folder).glob("step-*.safetensors")
-        if (match := _NAME.fullmatch(path.name))
-    )
-    return (found[-1][1], found[-1][0]) if found else (None, 0)
+    found = _states(folder)
+    return (found[-1], int(_NAME.fullmatch(found[-1].name)[1])) if found else (None, 0)
+
+
+def _states(folder):
+    """The paths of the states in a folder by their steps; copies of other names are the user's."""
+    found = Path(folder).glob("step-*.safetensors")
+    return sorted(path for path in found if _NAME.fullmatch(path.name))
 
 
 def resume(trainer, folder):
@@ -155,7 +157,7 @@ class SaveState(StepCallback):
     def save(self):
         """Writes the state of this step and removes older ones than `keep`."""
         save_state(self.model, self.folder / f"step-{self.step:08d}.safetensors")
-        states = sorted(self.folder.glob("step-*.safetensors"))
+        states = _states(self.folder)
         first = states[-self.keep :][0].name
         # Of older steps a process that was killed left what it was writing.
         cut_off = [path for path in self.folder.glob(".step-*.part") if path.name[1:] < first]
