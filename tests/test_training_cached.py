@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -108,6 +109,32 @@ def test_pictures_in_memory_are_known_by_their_pixels(cache):
     for item in ((second, "a"), (first, "b")):
         with pytest.raises(ValueError, match=OTHER):
             cache([item])
+
+
+def test_pictures_are_read_a_batch_at_a_time(tmp_path, monkeypatch, encoder):
+    source, steps = PictureFolder(write_pictures(tmp_path / "pictures", 5), size=16), []
+    read, encode = PictureFolder.__getitem__, cached._encode
+    monkeypatch.setattr(
+        PictureFolder, "__getitem__", lambda self, i: steps.append(i) or read(self, i)
+    )
+    monkeypatch.setattr(cached, "_encode", lambda *given: steps.append("encoded") or encode(*given))
+    moments = Moments(cache_moments(source, encoder, tmp_path / "moments", batch_size=2))
+    assert steps == [0, 1, "encoded", 2, 3, "encoded", 4, "encoded"]
+    assert moments.captions == [f"picture {i}" for i in range(5)]
+
+
+def test_moments_are_held_once_while_they_are_read(tmp_path):
+    files, parts = [tmp_path / f"{i}.npz" for i in range(4)], np.zeros((4, 8, 256, 256), "float16")
+    for i, path in enumerate(files):
+        np.savez(path, moments=parts[i, ..., None] + i, captions=[f"{i}"] * 8)
+    tracemalloc.start()
+    try:
+        moments = Moments(files)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * moments.moments.nbytes
+    assert [(float(moments[i][0].max()), moments[i][1]) for i in (7, 8)] == [(0, "0"), (1, "1")]
 
 
 def test_shards_are_known_by_what_they_hold_and_not_where(tmp_path):

@@ -20,19 +20,27 @@ class Moments:
     """
 
     def __init__(self, files):
-        moments, captions = [], []
+        self.captions = [str(caption) for path in files for caption in _read(path, "captions")]
+        self.moments, end = None, 0
         for path in files:
-            with np.load(path, allow_pickle=False) as arrays:
-                moments.append(arrays["moments"])
-                captions += [str(caption) for caption in arrays["captions"]]
-        self.moments, self.captions = np.concatenate(moments), captions
-        self.sizes, self.skipped = [self.moments.shape[1:3]] * len(captions), {}
+            shard = _read(path, "moments")
+            if self.moments is None:
+                self.moments = np.empty((len(self.captions), *shard.shape[1:]), shard.dtype)
+            begin, end = end, end + len(shard)
+            self.moments[begin:end] = shard
+            del shard  # before the next is read
+        self.sizes, self.skipped = [self.moments.shape[1:3]] * len(self.captions), {}
 
     def __len__(self):
         return len(self.captions)
 
     def __getitem__(self, i):
         return self.moments[i], self.captions[i]
+
+
+def _read(path, name):
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[name]
 
 
 def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
@@ -66,12 +74,11 @@ def cache_moments(source, image_encoder, folder, count=None, batch_size=50):
     missing = [path for path, (_, about) in shards.items() if not _is_kept(path, about)]
     for path in missing:
         indices, about = shards[path]
-        items = [source[i] for i in indices]
-        rows = [
-            _encode(image_encoder, [picture for picture, _ in items[at : at + batch_size]])
-            for at in range(0, len(items), batch_size)
-        ]
-        captions = np.array([caption for _, caption in items])
+        rows, captions = [], []
+        for at in range(0, len(indices), batch_size):
+            items = [source[i] for i in indices[at : at + batch_size]]
+            rows.append(_encode(image_encoder, [picture for picture, _ in items]))
+            captions += [caption for _, caption in items]
         with whole_file(path) as beside:
             np.savez(beside, moments=np.concatenate(rows), captions=captions, **about)
     return list(shards)
