@@ -5,6 +5,7 @@ which in keras-cv's source is the order of the network, so a layer's number says
 """
 
 import re
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -12,11 +13,17 @@ import pytest
 from keras_h5_cases import write_h5
 from layouts import layout, layout_json
 
+from kerasdiff import StableDiffusion
 from kerasdiff.checkpoints.checkpoint import open_checkpoint
 from kerasdiff.checkpoints.files import CheckpointError
 from kerasdiff.checkpoints.keras_h5 import read_keras_h5
+from kerasdiff.checkpoints.safetensor_files import write_safetensors
+from kerasdiff.checkpoints.save import convert
+from kerasdiff.cli import main
 from kerasdiff.configs import SD1, SD2_BASE
 from kerasdiff.models.stable_diffusion import Decoder, ImageEncoder
+from kerasdiff.training.runs.networks import open_model
+from kerasdiff.training.runs.settings import make_settings
 
 MODELS = {
     "text_encoder": ("text_encoder", SD1, "clip-l"),
@@ -200,9 +207,37 @@ def test_keras_cv_s_cache_folder_is_a_checkpoint(tmp_path, text, unet, config, s
     diffusers["unet"] = MODELS[f"diffusion_model{suffix}"][2]
     for part, name in diffusers.items():
         assert checkpoint.parts[part].shapes == layout(f"diffusers_{name}")
-    (tmp_path / "vae_encoder.h5").unlink()
-    with pytest.raises(CheckpointError, match="vae_encoder.h5"):
+    (tmp_path / "kcv_decoder.h5").unlink()
+    with pytest.raises(CheckpointError, match="kcv_decoder.h5: no such file$"):
         open_checkpoint(tmp_path)
+
+
+def test_keras_cv_s_cache_folder_as_pictures_of_texts_leave_it(tmp_path, capsys):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("text_encoder", "diffusion_model"):
+        file = name.replace("text_", "")
+        write_h5(folder / f"kcv_{file}.h5", layout_json("keras_cv_h5")[name])
+    numbers = write_h5(folder / "kcv_decoder.h5", layout_json("keras_cv_h5")["decoder"])
+    pipeline = StableDiffusion.from_preset(folder)
+    given = sorted(float(np.ravel(weight)[0]) for weight in pipeline.decoder.weights)
+    assert given == sorted(map(float, numbers.values()))
+    assert main(["info", str(folder)]) == 0
+    assert "image_encoder: missing, there is no vae_encoder.h5" in capsys.readouterr().out
+
+    table = {"kind": "diffusion", "model": str(folder), "data": {"folder": "pictures"}}
+    settings = make_settings(table | {"output": str(tmp_path / "result")})
+    for use in (
+        lambda: pipeline.image_encoder,
+        lambda: convert(folder, tmp_path / "model.safetensors"),
+        lambda: open_model(settings),
+    ):
+        with pytest.raises(CheckpointError, match="vae_encoder.h5: no such file.*another `vae`"):
+            use()
+    assert not (tmp_path / "model.safetensors").exists()
+    vae = {name: np.ones(shape, "f2") for name, shape in layout("diffusers_vae").items()}
+    write_safetensors(tmp_path / "vae.safetensors", vae)
+    assert open_model(replace(settings, vae=str(tmp_path / "vae.safetensors"))).missing == {}
 
 
 def test_kernels_are_transposed(tmp_path):

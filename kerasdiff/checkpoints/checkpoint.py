@@ -36,6 +36,8 @@ class Checkpoint:
         tokenizer_folders: "tokenizer" and "tokenizer_2" to folders, where there are any.
         skipped: names in the file that are no weights of any part.
         prediction_type_source: what decided the prediction type, in words.
+        missing: our models to the files that would hold their weights. What needs no such model
+            works, and nothing is written anew; see `check_there`.
     """
 
     path: Path
@@ -44,6 +46,16 @@ class Checkpoint:
     tokenizer_folders: dict = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     prediction_type_source: str = ""
+    missing: dict = field(default_factory=dict)
+
+    def check_there(self, *models):
+        """Raises CheckpointError if the file with the weights of one of these models is missing."""
+        for model in models:
+            if model in self.missing:
+                raise CheckpointError(
+                    f"{self.missing[model]}: no such file, and it would hold the {model}: put it "
+                    "there, or give another `vae`, an autoencoder"
+                )
 
     def load(self, part, model):
         """Give a model its weights; see `load.load` for what is returned and raised.
@@ -119,8 +131,9 @@ def open_checkpoint(path, *, variant=None, vae=None, prediction_type=None):
         )
     if path.is_dir():
         if is_keras_folder(path):
-            checkpoint = Checkpoint(path, *open_keras_folder(path))
-            checkpoint = replace(checkpoint, prediction_type_source="the rule for keras-cv's files")
+            config, parts, missing = open_keras_folder(path)
+            source = "the rule for keras-cv's files"
+            checkpoint = Checkpoint(path, config, parts, {}, (), source, missing)
         else:
             checkpoint = Checkpoint(path, *open_folder(path, variant), "the scheduler's config")
         if prediction_type is not None:
@@ -187,7 +200,7 @@ def with_vae(checkpoint, path, variant=None):
         tensors, _ = _open_autoencoder_file(path, config)
     with naming(path):
         check_parts(config)
-    return replace(checkpoint, config=config, parts=checkpoint.parts | {"vae": tensors})
+    return replace(checkpoint, config=config, parts=checkpoint.parts | {"vae": tensors}, missing={})
 
 
 def _open_autoencoder_file(path, config):

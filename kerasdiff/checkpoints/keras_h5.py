@@ -27,6 +27,7 @@ FOLDERS = (
         {"text_encoder_v2_1.h5": "text_encoder", "diffusion_model_v2_1.h5": "diffusion_model"},
     ),
 )
+LATE = "vae_encoder.h5"  # keras-cv downloads it where a picture is encoded, not for one of a text
 UNBIASED = ("to_q", "to_k", "to_v")  # in the UNet
 RESNET = ("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -51,23 +52,26 @@ def open_keras_folder(path):
     """keras-cv's files in one folder, such as `~/.keras/models`.
 
     Returns:
-        The `StableDiffusionConfig` and a dict of part to `Tensors`.
+        The `StableDiffusionConfig`, a dict of part to `Tensors`, and `Checkpoint.missing`.
 
     Raises:
-        CheckpointError: if a file is missing, or those of two checkpoints are there.
+        CheckpointError: if a file but `LATE` is missing, or those of two checkpoints are there.
     """
     found = [pair for pair in FOLDERS if any((path / name).is_file() for name in pair[1])]
     if len(found) != 1:
         raise CheckpointError(f"{path}: holds the files of both of keras-cv's checkpoints")
     config, files = found[0]
-    parts = {}
+    parts, missing = {}, {}
     for name, model in (files | VAE_FILES).items():
+        if name == LATE and not (path / name).exists():
+            missing[model] = path / name
+            continue
         tensors = read_keras_h5(path / name, model, config)
         part = PART_OF[model]
         if part in parts:
             tensors = tensors.with_entries(parts[part].entries | tensors.entries)
         parts[part] = tensors
-    return config, parts
+    return config, parts, missing
 
 
 def read_keras_h5(path, model, config):
@@ -94,6 +98,8 @@ def read_keras_h5(path, model, config):
         layers = list(_layers(path, file))
     except CheckpointError:
         raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
     except Exception as error:  # hostile bytes can make h5py raise anything
         raise CheckpointError(f"{path}: damaged, or not weights of Keras 2: {error}") from error
     if len(layers) != len(order):

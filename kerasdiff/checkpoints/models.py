@@ -75,10 +75,11 @@ def dtype_of(part, dtype):
 
 
 def check_whole(checkpoint):
-    """Raises MismatchError unless a checkpoint's tensors are those of its networks, one to one.
+    """Raises CheckpointError unless a checkpoint's tensors are its networks', one to one.
 
     Reads no weights and takes no memory for them.
     """
+    checkpoint.check_there(*_MODELS)
     config, shapes = checkpoint.config, {}
     for name, (kind, part, config_of) in _MODELS.items():
         if not name.endswith("_2") or len(config.text_encoders) > 1:
@@ -130,6 +131,7 @@ class Models:
     def refill(self, model, name):
         """Reads the weights of a model that `make(name)` made."""
         _, part, _ = _MODELS[name]
+        self.checkpoint.check_there(name)
         self.checkpoint.load(part, model)
 
     def _streamed(self):

@@ -63,6 +63,8 @@ def info(options):
         dtypes = ", ".join(sorted({str(entry.dtype) for entry in tensors.entries.values()}))
         count = sum(math.prod(shape) for shape in tensors.shapes.values())
         print(f"{part}: {len(tensors)} tensors, {count / 1e6:.1f} M numbers, {dtypes}")
+    for model, file in checkpoint.missing.items():
+        print(f"{model}: missing, there is no {file.name}")
     print(f"skipped: {len(checkpoint.skipped)} tensors")
     for name in checkpoint.skipped[:SHOWN]:
         print(f"  {name}")

@@ -34,6 +34,7 @@ def open_model(settings):
             checkpoint = with_vae(checkpoint, find(settings.vae))
     else:
         checkpoint = find_and_open(settings.model, vae=settings.vae)
+        checkpoint.check_there(*PART_OF)  # the result has to be whole
     config, data = checkpoint.config, settings.data
     for key in ("size", *(["bucket_multiple"] if data.buckets else [])):
         if getattr(data, key) % config.autoencoder.factor:
