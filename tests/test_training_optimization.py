@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerasdiff.training.averages import averaged
+from kerasdiff.training.averages import averaged, warmed_up
+from kerasdiff.training.checkpoints import load_state, save_state
 from kerasdiff.training.muon import Muon
 from kerasdiff.training.rates import Rate
 
@@ -131,3 +132,35 @@ def test_weights_come_back_after_an_error():
     with pytest.raises(RuntimeError), averaged(model):
         raise RuntimeError
     np.testing.assert_array_equal(np.array(model.trainable_variables[0].value), values[-1])
+
+
+def stepping(kind, accumulate):
+    """A model of two weights with a long average, not trained yet; and a step that it can take."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
+    options = {"gradient_accumulation_steps": accumulate if accumulate > 1 else None}
+    model.compile(kind(0.05, use_ema=True, ema_momentum=0.6, **options), "mse", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+
+    def step():
+        model.train_on_batch(np.ones((4, 2), "float32"), np.ones((4, 1), "float32"))
+        return np.array(model.trainable_variables[0].value)
+
+    return model, step
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_warmed_up_average_follows_latent_diffusion_s_rule_and_resumes(tmp_path, accumulate):
+    path, warm = tmp_path / "state.safetensors", warmed_up(keras.optimizers.SGD)
+    model, step = stepping(keras.optimizers.SGD, accumulate)  # whose states fit
+    expected = 0.0
+    for n in range(20):
+        if n in (0, 7):
+            save_state(model, path)
+            model, step = stepping(warm, accumulate)
+            load_state(model, path)
+        weight, momentum = step(), min(0.6, (1 + n) / (10 + n)) if n >= accumulate else 0.0
+        expected = momentum * expected + (1 - momentum) * weight
+        with averaged(model):
+            average = np.array(model.trainable_variables[0].value)
+        np.testing.assert_allclose(average, expected, rtol=1e-6)
+    assert (1 + 7) / (10 + 7) < 0.6 == momentum  # on both sides of the state

@@ -6,6 +6,7 @@ import sys
 import keras
 import pytest
 
+from kerasdiff.training.averages import WarmedUp
 from kerasdiff.training.data.captions import Truncating, check_captions
 from kerasdiff.training.muon import Muon
 from kerasdiff.training.runs.recipes import RECIPES
@@ -161,6 +162,7 @@ def test_every_optimizer_can_be_made(name):
     assert isinstance(optimizer, Muon) == (name == "muon")
     assert optimizer.gradient_accumulation_steps == 2 and optimizer.global_clipnorm == 1.0
     assert optimizer.ema_momentum == pytest.approx(0.9)  # twice a step
+    assert isinstance(optimizer, WarmedUp)
     assert float(optimizer.learning_rate) == pytest.approx(0.5)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from training_cases import CONFIG, autoencoder_batch, diffusion_batch, networks
 
 from kerasdiff.training.autoencoder import AutoencoderTrainer
-from kerasdiff.training.averages import averaged
+from kerasdiff.training.averages import averaged, warmed_up
 from kerasdiff.training.diffusion import DiffusionTrainer
 from kerasdiff.training.runs.networks import recomputation
 
@@ -34,7 +34,8 @@ def trainers(remat=False):
 
 
 def optimizer(**options):
-    return keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, **options)
+    sgd = warmed_up(keras.optimizers.SGD)
+    return sgd(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5, **options)
 
 
 def take(variant):

@@ -14,6 +14,7 @@ _HOMES = {
     "Muon": "muon",
     "Rate": "rates",
     "averaged": "averages",
+    "warmed_up": "averages",
     "SaveState": "checkpoints",
     "resume": "checkpoints",
     "SampleGrid": "callbacks",

@@ -21,6 +21,7 @@ SD1 = {
 """Stable Diffusion 1.x (its model card): the UNet from nothing, with autoencoder and text encoder
 as they are. The first 237,000 steps were at 256 pixels, and only the last 225,000 left captions
 out: runs of their own, by `data.size` and `data.caption_dropout`. The momentum of the average is
-Latent Diffusion's (arXiv 2112.10752, its code), the decay PyTorch's default."""
+Latent Diffusion's (arXiv 2112.10752, its code), smaller at first as there (see
+`averages.warmed_up`), the decay PyTorch's default."""
 
 RECIPES = {"sd1": SD1}

@@ -13,6 +13,7 @@ from kerasdiff.checkpoints.save import check_vocabularies
 from kerasdiff.checkpoints.tokenizers import read_tokenizers
 from kerasdiff.stable_diffusion import StableDiffusion
 from kerasdiff.training.autoencoder import AutoencoderTrainer, patch_discriminator
+from kerasdiff.training.averages import warmed_up
 from kerasdiff.training.callbacks import Log, Progress, SampleGrid
 from kerasdiff.training.checkpoints import SaveState, resume
 from kerasdiff.training.data.batches import AutoencoderDraw, Batches, DiffusionDraw
@@ -212,7 +213,7 @@ def make_optimizer(settings):
             "exclude_layers": ["conv_in", "conv_out"],
         }
     try:
-        optimizer = kind(make_rate(settings), **options | given.options)
+        optimizer = warmed_up(kind)(make_rate(settings), **options | given.options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`optimizer.options`: {error}") from error
     if settings.dtype == "mixed_float16":

@@ -72,6 +72,7 @@ class Optimization:
         clip: norm of all gradients together that is not exceeded; 0 for no limit.
         accumulate: batches a step.
         ema: momentum a step of the average of the weights, which is what is saved; 0 for none.
+            At first it is smaller, see `averages.warmed_up`.
         weight_decay: decoupled from the gradients (arXiv 1711.05101), with every optimizer.
         options: further arguments of the optimizer's class.
     """
