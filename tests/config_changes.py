@@ -1,8 +1,12 @@
 """A changed value of every field of a diffusers folder, for tests of what becomes of it."""
 
+AVERAGING = {
+    "decay": 0.9999, "min_decay": 0.1, "optimization_step": 7, "update_after_step": 1,
+    "use_ema_warmup": True, "inv_gamma": 2.0, "power": 0.75,
+}  # fmt: skip
 # A changed value of each field of the files as diffusers 0.42 and transformers 5 write them.
 CHANGES = {
-    "unet": {
+    "unet": AVERAGING | {
         "_class_name": "UNet3DConditionModel", "_diffusers_version": "9.9", "_name_or_path": "x",
         "act_fn": "gelu", "addition_embed_type": "image", "addition_embed_type_num_heads": 1,
         "addition_time_embed_dim": 4, "attention_head_dim": 4, "attention_type": "gated",
@@ -24,7 +28,7 @@ CHANGES = {
         "transformer_layers_per_block": 3, "up_block_types": ["CrossAttnUpBlock2D"] * 2,
         "upcast_attention": True, "use_linear_projection": True,
     },
-    "vae": {
+    "vae": AVERAGING | {
         "_class_name": "AutoencoderTiny", "_diffusers_version": "9.9", "_name_or_path": "x",
         "act_fn": "relu", "block_out_channels": [16, 16], "force_upcast": False,
         "down_block_types": ["AttnDownEncoderBlock2D", "DownEncoderBlock2D"], "in_channels": 1,

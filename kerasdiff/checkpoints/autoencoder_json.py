@@ -1,8 +1,8 @@
 """The config of the autoencoder in a diffusers folder, both ways."""
 
 from kerasdiff.checkpoints.config_fields import (
-    DIFFUSERS_RECORDS,
     MAX_LAYERS,
+    NETWORK_RECORDS,
     Fields,
     channels_of,
 )  # fmt: skip
@@ -21,7 +21,7 @@ FIXED = {
     "_class_name": ("AutoencoderKL",), "act_fn": ("silu", "swish"),
     "latents_mean": (None,), "latents_std": (None,),
 }  # fmt: skip
-NO_EFFECT = DIFFUSERS_RECORDS | {
+NO_EFFECT = NETWORK_RECORDS | {
     "sample_size": "pictures of any size are coded whole; it only sizes diffusers' tiles",
     "force_upcast": "a picture that is not finite is always decoded again in float32",
 }

@@ -16,6 +16,11 @@ MAX_VOCABULARY = 2**20
 TRAINING = "acts in training only"
 RECORD = "a record of how the file was made"
 DIFFUSERS_RECORDS = dict.fromkeys("_diffusers_version _name_or_path".split(), RECORD)
+AVERAGING = dict.fromkeys(  # of diffusers' EMAModel, which saves networks with its own state
+    "decay min_decay optimization_step update_after_step use_ema_warmup inv_gamma power".split(),
+    RECORD,
+)
+NETWORK_RECORDS = DIFFUSERS_RECORDS | AVERAGING
 
 
 class Fields:

@@ -1,9 +1,9 @@
 """The config of the UNet in a diffusers folder, both ways."""
 
 from kerasdiff.checkpoints.config_fields import (
-    DIFFUSERS_RECORDS,
     MAX_LAYERS,
     MAX_WIDTH,
+    NETWORK_RECORDS,
     TRAINING,
     Fields,
     channels_of,
@@ -39,7 +39,7 @@ FIXED = {
     "attention_type": ("default",), "class_embeddings_concat": (False,),
     "mid_block_only_cross_attention": (None, False), "cross_attention_norm": (None,),
 }  # fmt: skip
-NO_EFFECT = DIFFUSERS_RECORDS | {
+NO_EFFECT = NETWORK_RECORDS | {
     "dropout": TRAINING,
     "upcast_attention": "in float16 the scores of attention are always taken in float32",
     "addition_embed_type_num_heads": 'belongs to `addition_embed_type` "text", which is refused',

@@ -10,10 +10,12 @@ import diffusers
 import pytest
 import torch
 from config_changes import CHANGES, XL_CHANGES
+from diffusers.training_utils import EMAModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from kerasdiff.checkpoints import (
     autoencoder_json,
+    config_fields,
     diffusers_configs,
     diffusion_model_json,
     schedule_json,
@@ -69,7 +71,8 @@ def shapes(model):
 def test_each_argument_of_a_model_has_its_place(part):
     kind, module, parse = MODELS[part]
     defaults = parameters(kind)
-    assert defaults.keys() == {name for name in tables(module) if not name.startswith("_")}
+    own = {name for name in tables(module) if not name.startswith("_")}
+    assert defaults.keys() == own - config_fields.AVERAGING.keys()
     assert parse(json.loads(json.dumps(defaults))) == parse({})
 
 
@@ -137,6 +140,18 @@ def output(part, model):
             ).sample
         tokens = torch.tensor([[3, 9, 4, 7, 2, 99]])
         return model(tokens)[0]
+
+
+@pytest.mark.parametrize("part", MODELS)
+def test_a_network_as_training_scripts_save_its_averages_is_the_network(tmp_path, part):
+    kind, _, parse = MODELS[part]
+    model = build(part, to_json(TINY["sd1"])[part])
+    averages = EMAModel(model.parameters(), model_cls=kind, model_config=model.config)
+    plain = saved(model, tmp_path / "plain")
+    averages.save_pretrained(tmp_path / "averages")
+    config = json.loads((tmp_path / "averages" / "config.json").read_text())
+    assert config.keys() - plain.keys() == config_fields.AVERAGING.keys()
+    assert parse(config) == parse(plain)
 
 
 FIELDS = [
