@@ -71,6 +71,8 @@ class Checkpoint:
         tensors = self.parts[part]
         if part == "vae":
             tensors = _half(tensors, model)
+        if not tensors:  # of the half that the model is
+            self.check_there(*self.missing)
         return load(model, tensors)
 
 

@@ -131,7 +131,6 @@ class Models:
     def refill(self, model, name):
         """Reads the weights of a model that `make(name)` made."""
         _, part, _ = _MODELS[name]
-        self.checkpoint.check_there(name)
         self.checkpoint.load(part, model)
 
     def _streamed(self):
