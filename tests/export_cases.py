@@ -1,5 +1,6 @@
 """Calls of exported signatures, in a process that has TensorFlow alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,13 @@ def opened(folder, family, **options):
     if not (folder / family).exists():
         write_checkpoint(folder / family, TINY[family])
     return StableDiffusion.from_preset(folder / family, jit_compile=False, **options)
+
+
+def shorten_texts(folder, length):
+    """Gives a checkpoint's folder a tokenizer of fewer tokens than the text encoder can take."""
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"model_max_length": length}))
 
 
 def tokens(model, *texts, name="tokens"):

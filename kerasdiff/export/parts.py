@@ -20,6 +20,7 @@ from kerasdiff.export.converters import check_converter, convert, convert_apart
 from kerasdiff.export.failures import new_folder, reason
 from kerasdiff.export.onnx_file import write_onnx
 from kerasdiff.export.pieces import cut
+from kerasdiff.export.saved_model import text_lengths
 from kerasdiff.export.tables import from_noise
 from kerasdiff.export.writing import (
     check_backend,
@@ -54,15 +55,15 @@ def make_parts(models, height, width):
     config, network = models.config, models.config.diffusion_model
     factor, channels = config.autoencoder.factor, config.autoencoder.latent_channels
     latent = (1, height // factor, width // factor)
-    names = ["text_encoder", "text_encoder_2"][: len(config.text_encoders)]
-    for name, text in zip(names, config.text_encoders, strict=True):
-        tokens = {"tokens": tf.TensorSpec((1, text.max_length), tf.int32)}
+    lengths = text_lengths(models)
+    for name, length in zip(("text_encoder", "text_encoder_2"), lengths, strict=False):
+        tokens = {"tokens": tf.TensorSpec((1, length), tf.int32)}
         model = getattr(models, name)
         yield Part(name, _encode(model), tokens, model.variables)
     inputs = {
         "latent": tf.TensorSpec((*latent, network.in_channels)),
         "timestep": tf.TensorSpec((1,)),
-        "context": tf.TensorSpec((1, config.text_encoders[0].max_length, network.context_dim)),
+        "context": tf.TensorSpec((1, lengths[0], network.context_dim)),
     }
     if network.added_embed_dim:
         inputs["added_embedding"] = tf.TensorSpec((1, network.added_embed_dim))

@@ -26,6 +26,12 @@ NOT_FINITE = (
 )
 
 
+def text_lengths(models):
+    """How many tokens a row has for each text encoder: its tokenizer may have fewer than it."""
+    suffixes = ("", "_2")[: len(models.config.text_encoders)]
+    return tuple(getattr(models, f"tokenizer{suffix}").max_length for suffix in suffixes)
+
+
 class Sampler(tf.Module):
     """Functions of tensors over the models of one checkpoint.
 
@@ -45,6 +51,7 @@ class Sampler(tf.Module):
         self.latent_size = tuple(side and side // self.factor for side in size)
         self.channels = self.config.autoencoder.latent_channels
         self.paints = self.config.paints
+        self.text_lengths = text_lengths(models)
         self.mode = "off" if self.config.diffusion_model.time_cond_dim else "batched"
         self._programs(models, jit_compile)
 

@@ -13,11 +13,10 @@ class Inputs:
 
     def __init__(self, sampler):
         batch, (height, width) = sampler.batch_size, sampler.size
-        texts = sampler.config.text_encoders
-        self.suffixes = ["", "_2"][: len(texts)]
+        self.suffixes = ["", "_2"][: len(sampler.text_lengths)]
         self.tokens = {
-            f"tokens{suffix}": tf.TensorSpec((batch, text.max_length), tf.int32)
-            for suffix, text in zip(self.suffixes, texts, strict=True)
+            f"tokens{suffix}": tf.TensorSpec((batch, length), tf.int32)
+            for suffix, length in zip(self.suffixes, sampler.text_lengths, strict=True)
         }
         self.negative = {f"negative_{name}": spec for name, spec in self.tokens.items()}
         if sampler.mode == "off":

@@ -114,11 +114,11 @@ def check_backend():
 def write_tokenizers(models, folder):
     """Writes each text encoder's tokenizer; gives what a packed row looks like, by input."""
     tokens = {}
-    for text, suffix in zip(models.config.text_encoders, ("", "_2"), strict=False):
+    for suffix in ("", "_2")[: len(models.config.text_encoders)]:
         tokenizer = getattr(models, f"tokenizer{suffix}")
         tokenizer.save(folder / f"tokenizer{suffix}")
         tokens[f"tokens{suffix}"] = {
-            "length": text.max_length,
+            "length": tokenizer.max_length,
             "start": tokenizer.start_of_text,
             "end": tokenizer.end_of_text,
             "pad": tokenizer.pad_token_id,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_checkpoint import write_checkpoint
+from export_cases import shorten_texts
 from PIL import Image
 from stable_diffusion_cases import tiny_checkpoint, tiny_model
 
@@ -134,6 +135,16 @@ def test_a_model_in_float16_paints_nearly_its_picture(
     weights = 2 * model.diffusion_model.count_params()
     files = (path.stat().st_size for path in folder.glob("diffusion_model.*"))
     assert max(files) < 1.35 * weights  # OpenVINO's graph lies beside its weights
+
+
+def test_a_tokenizer_of_fewer_tokens_than_the_encoder_gives_the_rows(paint, tmp_path):
+    pytest.importorskip("onnxruntime")
+    write_checkpoint(tmp_path / "short", TINY["sd1"])
+    shorten_texts(tmp_path / "short", 40)
+    model = tiny_model(tmp_path / "short")
+    folder = model.export(tmp_path / "parts", "onnx", max_steps=3)
+    assert json.loads((folder / "sampler.json").read_text())["tokens"]["tokens"]["length"] == 40
+    assert difference(painted(paint, folder, Onnx(folder)), expected(model)).max() <= 2
 
 
 @pytest.mark.parametrize("count", (2, 3, 7))

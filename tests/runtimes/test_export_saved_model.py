@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_checkpoint import write_checkpoint
-from export_cases import MASK, PICTURE, alone, inputs, opened, same, settings, tokens
+from export_cases import (
+    MASK,
+    PICTURE,
+    alone,
+    inputs,
+    opened,
+    same,
+    settings,
+    shorten_texts,
+    tokens,
+)
 from tensorflow.core.protobuf import saved_model_pb2
 
 from kerasdiff import conditioning
@@ -210,3 +220,13 @@ def test_the_command_exports(tmp_path, capsys):
     assert (facts["width"], facts["height"]) == (16, 24) and facts["max_steps"] == 2
     assert main(arguments) == 2
     assert "exists and is not an empty folder" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_fewer_tokens_than_the_encoder_gives_the_rows(tmp_path):
+    write_checkpoint(tmp_path / "sd1", TINY["sd1"])
+    shorten_texts(tmp_path / "sd1", 40)
+    model = opened(tmp_path, "sd1")
+    folder = model.export(tmp_path / "out", tasks=["text_to_image"], max_steps=4, jit_compile=False)
+    assert json.loads((folder / "signature.json").read_text())["tokens"]["tokens"]["length"] == 40
+    (made,) = alone(folder, tmp_path, ("text_to_image", inputs(model, "a red house")))
+    same(made["images"], model.text_to_image("a red house", "", **settings()))
