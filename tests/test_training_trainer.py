@@ -95,6 +95,26 @@ def test_epochs_go_on_where_the_one_before_ended():
     assert float(trainer.factor) == pytest.approx(one_by_one(data, 4)[1], rel=1e-5)
 
 
+class Failing(Latents):
+    """Latents that, after some, cannot be read any more."""
+
+    def __init__(self, sizes, error):
+        self.sizes, self.error, self.count = sizes, error, 0
+
+    def __getitem__(self, i):
+        self.count += 1
+        if self.count > 8:
+            raise self.error
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("sizes, kind", ((SIZES[:4], ValueError), (SIZES, FileNotFoundError)))
+def test_an_error_of_the_data_is_raised_as_it_was(sizes, kind):
+    data = Batches(Failing(sizes, kind("oak.png")), 2, draw, workers=2)
+    with pytest.raises(kind, match="^oak.png$"):
+        Scaling().fit(data, steps_per_epoch=9, shuffle=False, verbose=0)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX's steps are Keras' own")
 @pytest.mark.parametrize("by_xla", (False, True))
 def test_steps_are_traced_with_the_forms_of_training(by_xla, monkeypatch):

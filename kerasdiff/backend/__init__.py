@@ -43,6 +43,7 @@ from kerasdiff.backend.product_forms import (
 from kerasdiff.backend.programs import Program, programs_hold_weights
 from kerasdiff.backend.shared_traces import Described, call_once, call_part, call_shared
 from kerasdiff.backend.training import (
+    errors_of,
     loss_of_replica,
     of_several_sizes,
     training_forms,
@@ -64,6 +65,7 @@ __all__ = [
     "compute_float32_in_full",
     "device",
     "empty",
+    "errors_of",
     "for_few_calls",
     "forms",
     "fused_attention_dtypes",

@@ -76,6 +76,27 @@ def of_several_sizes(batches):
     return adapter
 
 
+@contextmanager
+def errors_of(batches):
+    """Within this context an error of `batches` is raised as it was.
+
+    TensorFlow would raise one of its own, with a traceback for its message.
+
+    Args:
+        batches: its `error` is what reading one of them raised, or None.
+    """
+    batches.error = None
+    try:
+        yield
+    except Exception as error:
+        if keras.backend.backend() == "tensorflow" and batches.error is not None:
+            import tensorflow as tf
+
+            if isinstance(error, tf.errors.OpError):
+                raise batches.error from None
+        raise
+
+
 def loss_of_replica(loss):
     """A trainer's own loss, a mean over its rows, divided by the devices that share the batch.
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from kerasdiff.backend import of_several_sizes, training_function
+from kerasdiff.backend import errors_of, of_several_sizes, training_function
 from kerasdiff.layers.int8 import KernelLayer
 from kerasdiff.training.data.batches import Batches
 
@@ -30,10 +30,12 @@ class Trainer(keras.Model):
         super().compile(**options)
 
     def fit(self, x=None, *args, **options):
-        """As Keras' own; `Batches` may be of several sizes."""
-        if isinstance(x, Batches) and len(set(map(tuple, x.source.sizes))) > 1:
-            x = of_several_sizes(x)
-        return super().fit(x, *args, **options)
+        """As Keras' own; `Batches` may be of several sizes, and raise their own errors."""
+        if not isinstance(x, Batches):
+            return super().fit(x, *args, **options)
+        with errors_of(x):
+            several = len(set(map(tuple, x.source.sizes))) > 1
+            return super().fit(of_several_sizes(x) if several else x, *args, **options)
 
     def make_train_function(self, force=False):
         """What Keras calls before training; sets `train_function`.

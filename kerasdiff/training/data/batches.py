@@ -31,6 +31,9 @@ class Batches(keras.utils.PyDataset):
             feeds. The rows are those of the whole batch, noise included.
         **options: of `keras.utils.PyDataset`, such as `workers`.
 
+    Attributes:
+        error: what reading a batch raised, or None; `fit` may come out with another one.
+
     Raises:
         ValueError: if `batch_size` cannot be cut into the parts, or captions do not fit.
     """
@@ -48,7 +51,7 @@ class Batches(keras.utils.PyDataset):
         self.rows = slice(part[0] * size, (part[0] + 1) * size)
         self.source, self.batch_size, self.draw = source, batch_size, draw
         self.seed, self.start, self.part = seed, start, part
-        self._epochs = {}
+        self.error, self._epochs = None, {}
         self.steps_per_epoch = len(self._epoch(0))
 
     @property
@@ -57,6 +60,13 @@ class Batches(keras.utils.PyDataset):
         return None
 
     def __getitem__(self, index):
+        try:
+            return self._read(index)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _read(self, index):
         step = self.start + index
         indices = self.indices(step)
         drawn = [
