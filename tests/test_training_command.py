@@ -50,6 +50,17 @@ def test_other_settings_or_pictures_on_an_old_folder_are_named(tmp_path, eager):
         again(steps=3, output=str(tmp_path / "fourth"))
 
 
+def test_errors_count_steps_as_settings_do(tmp_path, eager):
+    given = {"optimizer__accumulate": 2, "optimizer__warmup": 0, "train": ["unet.*conv_out"]}
+    trained(settings(tmp_path, steps=2, **given))
+    folder, output = str(tmp_path / "result-training"), str(tmp_path / "again")
+    with pytest.raises(ValueError, match="is at step 2 already, of 1$"):
+        trained(settings(tmp_path, steps=1, checkpoints__folder=folder, output=output, **given))
+    given |= {"optimizer__rate": 1e30, "optimizer__name": "sgd", "optimizer__clip": 0.0}
+    with pytest.raises(FloatingPointError, match="at step 2: .*last good state is none"):
+        trained(settings(tmp_path, steps=3, checkpoints__every=9, output=output, **given))
+
+
 def test_other_pictures_of_the_same_names_and_captions_are_named(tmp_path):
     given = settings(tmp_path)
     write_record(given.folder, given, run.prepare(given).source)

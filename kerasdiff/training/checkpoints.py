@@ -110,6 +110,8 @@ class SaveState(StepCallback):
         every: steps between two files.
         start: number of steps that were done before `fit`.
         keep: files that stay.
+        accumulate: batches an update, where an error is to count updates; all else, the files'
+            names too, counts batches.
 
     Raises:
         ValueError: when training begins, if the folder holds a later state: of another run, or of
@@ -118,9 +120,9 @@ class SaveState(StepCallback):
             file, which is not overwritten.
     """
 
-    def __init__(self, folder, every=1000, start=0, keep=2):
+    def __init__(self, folder, every=1000, start=0, keep=2, accumulate=1):
         super().__init__(every, start)
-        self.folder, self.keep = Path(folder), keep
+        self.folder, self.keep, self.accumulate = Path(folder), keep, accumulate
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_begin(self, logs=None):
@@ -136,8 +138,8 @@ class SaveState(StepCallback):
         if not np.isfinite(loss):
             path, _ = latest(self.folder)
             raise FloatingPointError(
-                f"the loss is {loss} at step {self.step + 1}: lower the rate or clip gradients; "
-                f"the last good state is {path or 'none'}"
+                f"the loss is {loss} at step {self.step // self.accumulate + 1}: lower the rate or "
+                f"clip gradients; the last good state is {path or 'none'}"
             )
         super().on_train_batch_end(batch, logs)
 

@@ -132,9 +132,13 @@ def train(plan, score=None, progress=True, part=(0, 1)):
     if jit_compile is None:
         jit_compile = compiles_training()
     trainer.compile(optimizer=make_optimizer(settings), jit_compile=jit_compile)
+    # Both count batches, as states do.
     done, total = resume(trainer, settings.folder), settings.steps * settings.optimizer.accumulate
     if done > total:
-        raise ValueError(f"{settings.folder}: the run is at step {done} already, of {total}")
+        step = done // settings.optimizer.accumulate
+        raise ValueError(
+            f"{settings.folder}: the run is at step {step} already, of {settings.steps}"
+        )
     if done < total:
         batches = Batches(
             source, settings.batch_size, draw, settings.seed, done, part,
@@ -152,7 +156,8 @@ def _fit(plan, networks, trainer, batches, count, score, progress):
     log = Log(settings.folder / "log.jsonl") if first else None
     counting = {"start": batches.start // accumulate, "batches": accumulate}
     bar = Progress(settings.steps, make_rate(settings), log, progress and first, **counting)
-    save = SaveState(settings.folder, states.every * accumulate, batches.start, states.keep)
+    every = states.every * accumulate
+    save = SaveState(settings.folder, every, batches.start, states.keep, accumulate)
     callbacks = [save, bar, *_samples(plan, networks, score, log, counting)]
     try:
         trainer.fit(batches, steps_per_epoch=count, shuffle=False, verbose=0, callbacks=callbacks)
