@@ -174,6 +174,18 @@ def test_networks_that_cannot_be_trained_are_named(tmp_path, family, message):
         open_model(settings(tmp_path, model=str(tmp_path / "other")))
 
 
+def test_a_folder_of_a_variant_alone_is_opened_with_another_prediction_type(tmp_path):
+    given = settings(tmp_path)
+    for path in (tmp_path / "model").glob("*/*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    with pytest.raises(ValueError, match="fp16"):
+        open_model(given)
+    given = settings(tmp_path, variant="fp16", prediction_type="v_prediction")
+    assert open_model(given).config.schedule.prediction_type == "v_prediction"
+    given = settings(tmp_path, model="sd1", vae=str(tmp_path / "model/vae"), variant="fp16")
+    assert open_model(given).parts["vae"]
+
+
 def test_damaged_records_are_named(tmp_path, eager):
     given = settings(tmp_path, steps=1)
     given.folder.mkdir()

@@ -85,6 +85,8 @@ def test_the_recipe_of_sd1_and_what_goes_before_it():
         ({"fresh": ["clip"]}, "`fresh` must be one of unet, text_encoder, vae, not 'clip'"),
         ({"fresh": ["vae"]}, 'train the "vae" first'),
         ({"model": "sd1"}, "'sd1' has no trained autoencoder: name one with `vae`"),
+        ({"prediction_type": "x0"}, "`prediction_type` must be one of epsilon, v_prediction"),
+        ({"model": "sd1", "prediction_type": "epsilon"}, "architecture 'sd1' has its own"),
         ({"optimizer": {"name": "adamv"}}, "`optimizer.name` must be one of .*adamw.*'adamv'"),
         ({"optimizer": {"rate": -1.0}}, "`optimizer.rate` must be at least 0, not -1.0"),
         ({"optimizer": {"rate": float("nan")}}, "`optimizer.rate` must be at least 0, not nan"),

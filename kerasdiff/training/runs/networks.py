@@ -31,9 +31,10 @@ def open_model(settings):
     if settings.from_nothing:
         checkpoint = Checkpoint(Path(settings.model), FAMILIES[settings.model], {})
         if settings.vae:
-            checkpoint = with_vae(checkpoint, find(settings.vae))
+            checkpoint = with_vae(checkpoint, find(settings.vae), settings.variant)
     else:
-        checkpoint = find_and_open(settings.model, vae=settings.vae)
+        given = {name: getattr(settings, name) for name in ("vae", "variant", "prediction_type")}
+        checkpoint = find_and_open(settings.model, **given)
         checkpoint.check_there(*PART_OF)  # the result has to be whole
     config, data = checkpoint.config, settings.data
     for key in ("size", *(["bucket_multiple"] if data.buckets else [])):

@@ -11,7 +11,7 @@ import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from kerasdiff.configs import FAMILIES
+from kerasdiff.configs import FAMILIES, PREDICTION_TYPES
 from kerasdiff.training.runs.recipes import RECIPES
 from kerasdiff.training.runs.sections import (
     AutoencoderLoss,
@@ -35,6 +35,8 @@ class Settings:
             `configs.FAMILIES`), which starts from nothing.
         output: a folder in the layout of diffusers, new or empty, or a `.safetensors` file, new.
         vae: another autoencoder than the model's.
+        variant: of a folder's weight files, such as "fp16".
+        prediction_type: of a model that does not show its own, see `open_checkpoint`.
         train: patterns (regular expressions) found in the names of the variables that train, such
             as "unet" or "unet.*attn2"; names begin with the part: unet, text_encoder or vae.
         fresh: parts of the model that start from nothing.
@@ -48,6 +50,8 @@ class Settings:
     model: str
     output: str
     vae: str | None = None
+    variant: str | None = None
+    prediction_type: str | None = one_of(PREDICTION_TYPES, None)
     train: tuple[str, ...] = ()
     fresh: tuple[str, ...] = one_of(("unet", "text_encoder", "vae"), ())
     steps: int = at_least(1, 1000)
@@ -76,6 +80,10 @@ class Settings:
         for name in ("model", "output"):
             need(getattr(self, name), f"`{name}` must not be empty")
         need(self.train, "`train` is empty: nothing would be trained")
+        need(
+            not (self.from_nothing and self.prediction_type),
+            f"`prediction_type` is for checkpoints: the architecture {self.model!r} has its own",
+        )
         for pattern in self.train:
             try:
                 re.compile(pattern)
