@@ -145,3 +145,18 @@ def test_an_autoencoder_of_an_architecture_is_saved_alone(tmp_path, eager, monke
     trained(given)
     config, parts, _ = open_autoencoder_folder(Path(given.output))
     assert config.channels == CONFIG.autoencoder.channels and "decoder.conv_in.weight" in parts
+
+
+def test_an_autoencoder_alone_is_trained_on(tmp_path, eager, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "micro", CONFIG)
+    given = settings(
+        tmp_path, kind="autoencoder", train=["vae.decoder"], model="micro", steps=2,
+        vae=str(tmp_path / "model/vae"), loss={"kl": 0.0},
+    )  # fmt: skip
+    trained(given)
+    before, after = (open_autoencoder_folder(Path(path)) for path in (given.vae, given.output))
+    assert after[0] == before[0]
+    old, new = tensors(before[1]), tensors(after[1])
+    change = {name: np.abs(new[name] - old[name]).max() for name in old}
+    assert all((change[name] > 0) == name.startswith("decoder.") for name in change)
+    assert old.keys() == new.keys() and max(change.values()) < 0.05

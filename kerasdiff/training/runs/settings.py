@@ -117,7 +117,10 @@ class DiffusionSettings(Settings):
 
 @dataclass(frozen=True)
 class AutoencoderSettings(Settings):
-    """Training the variational autoencoder, or one of its halves."""
+    """Training the variational autoencoder, or one of its halves.
+
+    One alone is `vae`, and `model` its architecture.
+    """
 
     train: tuple[str, ...] = ("vae",)
     data: Data = field(default_factory=Data)
@@ -126,7 +129,6 @@ class AutoencoderSettings(Settings):
     def check(self):
         super().check()
         need(set(self.fresh) <= {"vae"}, '`fresh` can only hold "vae" here')
-        need(not (self.vae and self.from_nothing), "`vae` is to be trained: name it as `model`")
         need(self.dtype != "mixed_float16", "autoencoders leave float16's range: mixed_bfloat16")
         need(any(asdict(self.loss).values()), "`loss`: at least one weight must be above 0")
         need(
