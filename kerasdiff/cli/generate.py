@@ -21,8 +21,8 @@ examples:
   kerasdiff "a red house and a pine tree near a mountain at sunset" -o house.png --seed 7
   kerasdiff demo
   kerasdiff "a lighthouse at dawn" --model model.safetensors --size 512x768 --batch 4
-  kerasdiff "the village in winter" --model sd-v1-5 --init photo.png --strength 0.6
-  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init photo.png --mask mask.png
+  kerasdiff "the village in winter" --model sd-v1-5 --init photo.png --size 512x512
+  kerasdiff "a wooden door" --model sd-v1-5-inpainting --init in.png --mask mask.png --size 512x512
   kerasdiff "a lighthouse at dawn" --model sd-v1-5 --dtype bfloat16 --memory low --tile 256
   kerasdiff info model.safetensors
   kerasdiff convert model.ckpt model-folder --dtype float16
