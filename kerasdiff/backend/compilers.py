@@ -102,7 +102,7 @@ def resolve_jit_compile(jit_compile, dtype):
 
 
 def _is_faster_by_graphs(dtype):
-    """Whether a processor is, on TensorFlow."""
+    """Whether TensorFlow's own kernels make a processor faster than XLA does."""
     return dtype == "bfloat16" and computes_in_bfloat16()
 
 
