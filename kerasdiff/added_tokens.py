@@ -81,7 +81,7 @@ def add_token(models, token, vectors):
     Raises:
         ValueError: if the token exists already, or vectors are not for these text encoders.
     """
-    suffixes = ("", "_2")[: len(models.config.text_encoders)]
+    suffixes = models.config.text_suffixes
     if len(vectors) != len(suffixes):
         raise ValueError(
             f"the embedding is for {len(vectors)} text encoders, the checkpoint has {len(suffixes)}"

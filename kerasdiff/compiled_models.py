@@ -97,7 +97,7 @@ class CompiledModels(HeldModels):
         Raises:
             ValueError: more than 75 tokens.
         """
-        suffixes = ("", "_2")[: len(self.config.text_encoders)]
+        suffixes = self.config.text_suffixes
         encoders = [
             lambda inputs, name=f"text_encoder{suffix}": self._program(name)(inputs)
             for suffix in suffixes

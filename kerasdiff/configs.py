@@ -189,6 +189,11 @@ class StableDiffusionConfig:
     guidance_scale: float = 7.5
 
     @property
+    def text_suffixes(self):
+        """What ends the names of each text encoder and its tokenizer: "" and, in SDXL, "_2"."""
+        return ("", "_2")[: len(self.text_encoders)]
+
+    @property
     def paints(self):
         """Whether the network takes more channels than latents have: it was made to inpaint."""
         return self.diffusion_model.in_channels == 2 * self.autoencoder.latent_channels + 1

@@ -34,7 +34,7 @@ def shorten_texts(folder, length):
 
 def tokens(model, *texts, name="tokens"):
     """The token inputs of texts."""
-    suffixes = ("", "_2")[: len(model.config.text_encoders)]
+    suffixes = model.config.text_suffixes
     return {
         f"{name}{suffix}": np.stack([getattr(model, f"tokenizer{suffix}").pack(t) for t in texts])
         for suffix in suffixes

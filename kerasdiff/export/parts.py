@@ -56,8 +56,8 @@ def make_parts(models, height, width):
     factor, channels = config.autoencoder.factor, config.autoencoder.latent_channels
     latent = (1, height // factor, width // factor)
     lengths = text_lengths(models)
-    for name, length in zip(("text_encoder", "text_encoder_2"), lengths, strict=False):
-        tokens = {"tokens": tf.TensorSpec((1, length), tf.int32)}
+    for suffix, length in zip(config.text_suffixes, lengths, strict=True):
+        name, tokens = f"text_encoder{suffix}", {"tokens": tf.TensorSpec((1, length), tf.int32)}
         model = getattr(models, name)
         yield Part(name, _encode(model), tokens, model.variables)
     inputs = {

@@ -28,7 +28,7 @@ NOT_FINITE = (
 
 def text_lengths(models):
     """How many tokens a row has for each text encoder: its tokenizer may have fewer than it."""
-    suffixes = ("", "_2")[: len(models.config.text_encoders)]
+    suffixes = models.config.text_suffixes
     return tuple(getattr(models, f"tokenizer{suffix}").max_length for suffix in suffixes)
 
 

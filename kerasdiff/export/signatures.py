@@ -13,7 +13,7 @@ class Inputs:
 
     def __init__(self, sampler):
         batch, (height, width) = sampler.batch_size, sampler.size
-        self.suffixes = ["", "_2"][: len(sampler.text_lengths)]
+        self.suffixes = sampler.config.text_suffixes
         self.tokens = {
             f"tokens{suffix}": tf.TensorSpec((batch, length), tf.int32)
             for suffix, length in zip(self.suffixes, sampler.text_lengths, strict=True)

@@ -114,7 +114,7 @@ def check_backend():
 def write_tokenizers(models, folder):
     """Writes each text encoder's tokenizer; gives what a packed row looks like, by input."""
     tokens = {}
-    for suffix in ("", "_2")[: len(models.config.text_encoders)]:
+    for suffix in models.config.text_suffixes:
         tokenizer = getattr(models, f"tokenizer{suffix}")
         tokenizer.save(folder / f"tokenizer{suffix}")
         tokens[f"tokens{suffix}"] = {
